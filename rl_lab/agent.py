@@ -1,0 +1,134 @@
+"""The contract between the bench and its agents, and how an agent's file is found and loaded.
+
+An agent is one Python file that defines one subclass of `Agent`. Files are loaded by path, like recipes: a package named
+`agents` on the import path would collide with one on PyPI.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_lab.atari import AtariVectorEnv
+from rl_lab.errors import LabError, did_you_mean
+from rl_lab.files import shipped_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What every agent's configuration has; subclasses add the hyperparameters and check them in `__post_init__`."""
+
+    name: str
+    """The agent: a name from `rl-lab list agents`, or the path of a Python file."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an agent is built for."""
+
+    num_actions: int
+    num_games: int
+    """Parallel games in training."""
+    total_steps: int
+    """Agent steps of the whole experiment, over all games: the horizon of schedules."""
+    seed: int
+    """The root seed: see rl_lab.seeding."""
+    device: str = "cpu"
+    """A torch device: cpu or cuda."""
+
+
+class MetricLog(Protocol):
+    """Where an agent reports how it learns; the bench adds the frames."""
+
+    def due(self) -> bool:
+        """Whether the interval between metrics is over: ask before computing them."""
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        """Record metrics by their TensorBoard tags, such as train/loss."""
+
+
+class Agent(ABC):
+    """Learns by acting in parallel Atari games; owns its own learning loop."""
+
+    Config: ClassVar[type[AgentConfig]] = AgentConfig
+
+    @abstractmethod
+    def __init__(self, config: AgentConfig, task: Task) -> None:
+        """Take what acting needs; what only training needs is taken in `prepare`."""
+
+    def prepare(self) -> None:  # noqa: B027 - an agent that learns nothing needs nothing
+        """Take what training needs (replay, optimizer); LabError where the machine lacks it. Called once, before `train`."""
+
+    @abstractmethod
+    def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
+        """Play and learn for exactly `steps` agent steps over all games, from a reset of `env`, which is new."""
+
+    @abstractmethod
+    def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Greedy actions [B] for observations [B, 4, 84, 84]; draws no random number."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write what acting needs into an existing directory; never a pickle."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> None:
+        """Read what `save` wrote; LabError for files that are damaged or foreign."""
+
+
+def agent_names() -> tuple[str, ...]:
+    """The agents that come with the lab."""
+    return tuple(sorted(path.stem for path in shipped_folder("agents").glob("*.py")))
+
+
+def load_agent(name: str) -> type[Agent]:
+    """The agent class of a name from `agent_names` or of the path of a Python file; one class for one file.
+
+    LabError for an unknown name, a missing file, or a file without exactly one agent. A file is code: it is run.
+    """
+    if not name.endswith(".py"):
+        path = shipped_folder("agents") / f"{name}.py"
+        if name not in agent_names():
+            raise LabError(
+                f"no agent {name!r}{did_you_mean(name, agent_names())} (allowed: {', '.join(agent_names())}, "
+                "or the path of a .py file)"
+            )
+    else:
+        path = Path(name)
+        if not path.is_file():
+            raise LabError(f"no agent file {name}; give the path of a Python file that defines an Agent")
+    return _load_file(path.resolve())
+
+
+@functools.cache
+def _load_file(path: Path) -> type[Agent]:
+    """Run the file as a module of its own."""
+    module_name = f"rl_lab_agent_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up while the file runs
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise LabError(f"{path}, line {error.lineno}: {error.msg}") from error
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Agent) and value.__module__ == module_name
+    ]
+    if len(found) != 1:
+        names = ", ".join(agent.__name__ for agent in found) or "none"
+        raise LabError(f"{path} defines {names}; an agent file defines exactly one subclass of rl_lab.agent.Agent")
+    return found[0]

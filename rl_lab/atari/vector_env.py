@@ -1,0 +1,216 @@
+"""Parallel Atari games behind one checked class; the only place that counts scores, lives, frames and episodes.
+
+ale-py's C++ vector environment hangs or crashes on bad arguments and actions, so everything is checked here first. It also
+resets a finished game one step late, in a step that ignores its action; here a finished game is reset on the spot (a
+partial reset, bit-identical to the late one), so that every step is a real step of every game and
+`frames = frame_skip x steps` holds exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol as TypingProtocol
+
+import ale_py
+import numpy as np
+from ale_py.vector_env import AtariVectorEnv as CppAtariVectorEnv
+from numpy.typing import NDArray
+
+from rl_lab.atari.games import resolve_game, rom_id
+from rl_lab.atari.protocol import Protocol
+from rl_lab.errors import LabError
+
+OBSERVATION_SHAPE = (4, 84, 84)
+"""Four stacked 84x84 grey frames, oldest first; frames from before an episode's start are zero."""
+MAX_PARALLEL_GAMES = 1_024
+
+ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished game: raw score, before any clipping."""
+
+    game_index: int
+    score: float
+    length_steps: int
+    end_step: int
+    """Agent steps of the whole environment, over all games, at the episode's end."""
+    truncated: bool
+    """Ended by the protocol's frame cap, not by the game."""
+
+
+class Step(NamedTuple):
+    """What one action in each of B games led to. Observations have shape [B, 4, 84, 84], uint8."""
+
+    next_observations: NDArray[np.uint8]
+    """Where the actions led: the episode's last observation where it ended."""
+    rewards: NDArray[np.float32]
+    """[B], clipped as the protocol says in training, raw in evaluation."""
+    terminated: NDArray[np.bool_]
+    """[B], the return ends here (discount 0): the game is over, or in training a life was lost and the protocol counts it."""
+    truncated: NDArray[np.bool_]
+    """[B], the frame cap cut the episode: its return goes on beyond it."""
+    episode_ends: NDArray[np.bool_]
+    """[B], the episode is over and `observations` holds the next one's first."""
+    observations: NDArray[np.uint8]
+    """What to act on next."""
+
+
+class Observer(TypingProtocol):
+    """Is told what the environment counts; may raise to stop the agent at the next step."""
+
+    def on_steps(self, total_steps: int) -> None:
+        """Called before each step with the agent steps so far."""
+
+    def on_episode(self, episode: Episode) -> None:
+        """Called at each episode's end."""
+
+
+class AtariVectorEnv:
+    """B parallel games of one kind under one protocol, in lockstep."""
+
+    def __init__(
+        self,
+        game: str,
+        protocol: Protocol,
+        num_games: int,
+        seeds: np.random.SeedSequence,
+        *,
+        training: bool,
+        num_threads: int = 1,
+        observer: Observer | None = None,
+    ) -> None:
+        """The same `seeds` give the same games. `training` turns on what only learning needs: reward clipping and the
+        life-loss signal.
+        """
+        if not 1 <= num_games <= MAX_PARALLEL_GAMES:
+            raise LabError(f"num_games is {num_games}; allowed is 1 to {MAX_PARALLEL_GAMES}")
+        if num_threads < 1:
+            raise LabError(f"emulator threads are {num_threads}; allowed is 1 or more")
+        self.game = resolve_game(game)
+        self.protocol = protocol
+        self.num_games = num_games
+        self._seeds: np.random.SeedSequence | None = seeds
+        self._training = training
+        self._observer = observer
+        self._emulators = CppAtariVectorEnv(
+            rom_id(self.game),
+            num_games,
+            num_threads=min(num_threads, num_games),
+            max_num_frames_per_episode=protocol.max_frames_per_episode,
+            repeat_action_probability=protocol.sticky_probability,
+            full_action_space=protocol.full_action_set,
+            autoreset_mode="NextStep",
+            stack_num=OBSERVATION_SHAPE[0],
+            img_height=OBSERVATION_SHAPE[1],
+            img_width=OBSERVATION_SHAPE[2],
+            frameskip=protocol.frame_skip,
+            maxpool=True,
+            noop_max=protocol.noop_max,
+            # Life loss is read from the lives below: ale-py's own signal would make a game's end and a loss look alike in
+            # games that count the last life as 0.
+            episodic_life=False,
+            life_loss_info=False,
+            reward_clipping=False,
+            use_fire_reset=protocol.fire_reset,
+        )
+        self.num_actions = int(self._emulators.single_action_space.n)
+        self.steps = 0
+        self._waiting_for_recv = False
+        self._lives = np.zeros(0, np.int32)  # empty until the first reset
+        self._scores = np.zeros(num_games, np.float64)
+        self._lengths_steps = np.zeros(num_games, np.int64)
+
+    @property
+    def frames(self) -> int:
+        """Emulator frames played by the agent, over all games; no-ops at an episode's start are not counted."""
+        return self.steps * self.protocol.frame_skip
+
+    @property
+    def lives(self) -> NDArray[np.int32]:
+        """[B], lives left in each game; 0 in games without lives."""
+        return self._lives.copy()
+
+    def reset(self) -> NDArray[np.uint8]:
+        """Start all games afresh; [B, 4, 84, 84]. The first reset seeds the emulators, later ones go on with their streams."""
+        if self._waiting_for_recv:
+            raise LabError("reset was called between send and recv; call recv first")
+        seeds = None if self._seeds is None else (self._seeds.generate_state(self.num_games) >> 1).astype(np.int64)
+        self._seeds = None
+        observations, info = self._emulators.reset(seed=seeds)
+        self._lives = info["lives"].copy()
+        self._scores[:] = 0
+        self._lengths_steps[:] = 0
+        return np.asarray(observations).copy()
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        """Start one step of every game with actions of shape [B]; the emulators run while the caller does other work."""
+        if self._waiting_for_recv or len(self._lives) == 0:
+            raise LabError("send was called before reset, or twice without recv")
+        if actions.shape != (self.num_games,) or actions.dtype.kind not in "iu":
+            raise LabError(
+                f"actions have shape {actions.shape} and type {actions.dtype}; allowed are {self.num_games} integers"
+            )
+        if actions.min() < 0 or actions.max() >= self.num_actions:
+            raise LabError(f"an action of {actions.tolist()} is outside 0 to {self.num_actions - 1} of {self.game}")
+        if self._observer is not None:
+            self._observer.on_steps(self.steps)
+        self._emulators.send(actions.astype(np.int64))
+        self._waiting_for_recv = True
+
+    def recv(self) -> Step:
+        """Wait for the step that `send` started."""
+        if not self._waiting_for_recv:
+            raise LabError("recv was called without send")
+        next_observations, raw_rewards, game_over, truncated, info = self._emulators.recv()
+        self._waiting_for_recv = False
+        next_observations = np.asarray(next_observations).copy()
+        self.steps += self.num_games
+        self._scores += raw_rewards
+        self._lengths_steps += 1
+
+        life_lost = info["lives"] < self._lives
+        self._lives = info["lives"].copy()
+        terminated = game_over | life_lost if self._counts_life_loss else game_over.copy()
+        episode_ends = game_over | truncated
+        observations = next_observations
+        if episode_ends.any():
+            self._report(episode_ends, truncated & ~game_over)
+            observations = self._restart(episode_ends)
+        rewards = raw_rewards.astype(np.float32)
+        if self._training and self.protocol.reward_clip:
+            rewards = rewards.clip(-self.protocol.reward_clip, self.protocol.reward_clip)
+        return Step(next_observations, rewards, terminated, truncated & ~terminated, episode_ends, observations)
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """`send` and `recv` in one."""
+        self.send(actions)
+        return self.recv()
+
+    @property
+    def _counts_life_loss(self) -> bool:
+        return self._training and self.protocol.life_loss == "ends_return"
+
+    def _report(self, episode_ends: NDArray[np.bool_], truncated: NDArray[np.bool_]) -> None:
+        """Tell the observer of the finished episodes."""
+        if self._observer is None:
+            return
+        for index in np.flatnonzero(episode_ends):
+            self._observer.on_episode(
+                Episode(
+                    game_index=int(index),
+                    score=float(self._scores[index]),
+                    length_steps=int(self._lengths_steps[index]),
+                    end_step=self.steps,
+                    truncated=bool(truncated[index]),
+                )
+            )
+
+    def _restart(self, episode_ends: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Reset the finished games, and only these; what to act on next in every game."""
+        observations, info = self._emulators.reset(options={"reset_mask": episode_ends})
+        self._lives = info["lives"].copy()
+        self._scores[episode_ends] = 0
+        self._lengths_steps[episode_ends] = 0
+        return np.asarray(observations).copy()

@@ -1,0 +1,20 @@
+"""The errors that the lab shows to its users, and the nearest-name hint that most of them carry."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(Exception):
+    """A mistake of the user's: shown as one line, exit status 2.
+
+    The message says what was given, what is allowed and what to do.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?' for the nearest known name, or nothing; compared without case."""
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f"; did you mean {by_lower_case[near[0]]!r}?" if near else ""

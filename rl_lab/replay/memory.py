@@ -1,0 +1,183 @@
+"""Uniform experience replay for parallel games (Mnih et al. 2015, "Replay memory"), one frame for each agent step.
+
+Each game writes into a ring of its own. A slot holds the newest frame of an observation and what the agent did on it; the
+stack of four is rebuilt at sampling, with zeros in place of frames from before the episode's start, just as the
+environment shows it. An observation that a time limit cut off is stored in a slot of its own that is no transition: the
+value beyond the cut is bootstrapped from it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rl_lab.atari.vector_env import OBSERVATION_SHAPE, Step
+from rl_lab.errors import LabError
+from rl_lab.replay.frames import RawFrames
+from rl_lab.system import require_memory
+
+STACK = OBSERVATION_SHAPE[0]
+_BYTES_PER_SLOT = OBSERVATION_SHAPE[1] * OBSERVATION_SHAPE[2] + 8
+"""The frame; action 1, reward 4, flags 2, age 1."""
+_MAX_DRAWS = 1_000
+
+
+class Batch(NamedTuple):
+    """Transitions; each array has shape [B, ...]. Time t - 1 acts, time t is up to n steps later."""
+
+    observations: NDArray[np.uint8]
+    """[B, 4, 84, 84] at t - 1."""
+    actions: NDArray[np.int64]
+    """[B]"""
+    returns: NDArray[np.float32]
+    """[B], discounted sum of the rewards from t - 1 to t."""
+    discounts: NDArray[np.float32]
+    """[B], weight of the value of `next_observations`: 0 where the return ended, discount ** steps otherwise."""
+    next_observations: NDArray[np.uint8]
+    """[B, 4, 84, 84] at t."""
+
+
+class ReplayMemory:
+    """The newest transitions of each game, sampled uniformly."""
+
+    def __init__(self, capacity: int, num_games: int, *, discount: float, n_step: int = 1) -> None:
+        """Room for `capacity` transitions over all games; LabError where this machine's memory cannot hold them."""
+        if capacity < num_games:
+            raise LabError(f"replay capacity is {capacity}; allowed is at least one transition for each of {num_games} games")
+        frame_shape = OBSERVATION_SHAPE[1:]
+        # Beyond the transitions: the frames before the oldest one, and the steps after the newest one.
+        self.num_slots = -(-capacity // num_games) + STACK - 1 + n_step
+        require_memory(
+            num_games * self.num_slots * _BYTES_PER_SLOT,
+            f"a replay memory of {capacity:,} transitions",
+            "use --agent.replay-capacity",
+        )
+        self.n_step = n_step
+        self._discount = discount
+        self._games = np.arange(num_games)
+        self._frames = RawFrames(num_games, self.num_slots, OBSERVATION_SHAPE[1:])
+        shape = (num_games, self.num_slots)
+        self._actions = np.zeros(shape, np.uint8)
+        self._rewards = np.zeros(shape, np.float32)
+        self._terminated = np.zeros(shape, np.bool_)
+        self._is_transition = np.zeros(shape, np.bool_)  # False: the last observation of an episode that was cut
+        self._ages = np.zeros(shape, np.uint8)  # steps since the episode's start, at most STACK - 1
+        self._written = np.zeros(num_games, np.int64)  # slots ever written, for each game
+        self._next_ages = np.zeros(num_games, np.uint8)
+
+    def add(self, observations: NDArray[np.uint8], actions: NDArray[np.int64], step: Step) -> None:
+        """One step of every game: `actions` on `observations` [games, 4, 84, 84] led to `step`."""
+        slots = self._append(self._games, observations)
+        self._actions[self._games, slots] = actions
+        self._rewards[self._games, slots] = step.rewards
+        self._terminated[self._games, slots] = step.terminated
+        self._is_transition[self._games, slots] = True
+        # An episode can end by a return that ended (nothing to bootstrap) or by a cut (its last observation is kept).
+        self._cut(self._games[step.episode_ends & ~step.terminated], step.next_observations)
+        self._next_ages[step.episode_ends] = 0
+
+    def cut(self, observations: NDArray[np.uint8]) -> None:
+        """Every game stops here and will start afresh; `observations` [games, 4, 84, 84] are where they stand."""
+        self._cut(self._games[self._next_ages > 0], observations)
+        self._next_ages[:] = 0
+
+    def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
+        """Uniform batch over the complete transitions, with replacement; LabError where there is none yet."""
+        games = np.zeros(0, np.int64)
+        indices = np.zeros(0, np.int64)
+        for _ in range(_MAX_DRAWS):
+            # Drawing slots and keeping those that are complete transitions is uniform over these.
+            drawn_games, drawn_indices = self._draw_slots(batch_size + batch_size // 8 + 4, rng)
+            complete = self._complete(drawn_games, drawn_indices)
+            games = np.concatenate([games, drawn_games[complete]])
+            indices = np.concatenate([indices, drawn_indices[complete]])
+            if len(games) >= batch_size:
+                return self.gather(games[:batch_size], indices[:batch_size])
+        raise LabError("the replay memory holds no complete transition yet; use a larger --agent.learning-starts-steps")
+
+    def transitions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All complete transitions as (games, indices), oldest first in each game; what `sample` draws from."""
+        filled = np.minimum(self._written, self.num_slots)
+        games = np.repeat(self._games, filled)
+        indices = np.concatenate(
+            [np.arange(end - count, end) for end, count in zip(self._written, filled, strict=True)]
+        )
+        complete = self._complete(games, indices)
+        return games[complete], indices[complete]
+
+    def gather(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> Batch:
+        """The transitions that start at the given steps; indices count every slot that the game ever wrote."""
+        returns, discounts, steps = self._n_step(games, indices)
+        return Batch(
+            observations=self._stacks(games, indices),
+            actions=self._actions[games, indices % self.num_slots].astype(np.int64),
+            returns=returns,
+            discounts=discounts,
+            # Where the return ended the next observation has no weight: any valid stack serves.
+            next_observations=self._stacks(games, np.where(discounts > 0, indices + steps, indices)),
+        )
+
+    def _append(self, games: NDArray[np.int64], observations: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Write the newest frame of each game's observation into its next slot; the slots [games]."""
+        slots = self._written[games] % self.num_slots
+        self._frames.write(games, slots, observations[games, -1])
+        self._ages[games, slots] = self._next_ages[games]
+        self._next_ages[games] = np.minimum(self._next_ages[games] + 1, STACK - 1)
+        self._written[games] += 1
+        return slots
+
+    def _cut(self, games: NDArray[np.int64], observations: NDArray[np.uint8]) -> None:
+        slots = self._append(games, observations)
+        self._is_transition[games, slots] = False
+
+    def _draw_slots(self, count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Uniform (games, indices) over all slots in memory."""
+        filled = np.minimum(self._written, self.num_slots)
+        ends = np.cumsum(filled)
+        if ends[-1] == 0:
+            raise LabError("the replay memory is empty; use a larger --agent.learning-starts-steps")
+        drawn = rng.integers(0, ends[-1], count)
+        games = np.searchsorted(ends, drawn, side="right")
+        return games, self._written[games] - (ends[games] - drawn)
+
+    def _complete(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """[N], whether all that the transition needs is in memory: its stack, its n steps, what to bootstrap from."""
+        slots = indices % self.num_slots
+        oldest = np.maximum(self._written[games] - self.num_slots, 0)
+        has_stack = indices - self._ages[games, slots] >= oldest
+        _, discounts, steps = self._n_step(games, indices)
+        has_future = (discounts == 0) | (indices + steps < self._written[games])
+        return self._is_transition[games, slots] & has_stack & has_future
+
+    def _n_step(
+        self, games: NDArray[np.int64], indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+        """n-step returns, discounts and step counts, each [N] (Sutton 1988; Watkins' n-step return as in Rainbow, eq. 1).
+
+        Fewer than n steps where the return ends or the episode is cut. A step that is not written yet is counted too: the
+        caller sees by the index that it lies beyond the newest one.
+        """
+        returns = np.zeros(len(games), np.float32)
+        steps = np.zeros(len(games), np.int64)
+        ended = np.zeros(len(games), np.bool_)
+        going_on = np.ones(len(games), np.bool_)
+        for k in range(self.n_step):
+            slots = (indices + k) % self.num_slots
+            returns += np.where(going_on, np.float32(self._discount**k) * self._rewards[games, slots], np.float32(0))
+            steps += going_on
+            ended |= going_on & self._terminated[games, slots]
+            next_is_step = (indices + k + 1 < self._written[games]) & self._is_transition[
+                games, (slots + 1) % self.num_slots
+            ]
+            going_on &= ~ended & next_is_step
+        discounts = np.where(ended, 0.0, np.float64(self._discount) ** steps).astype(np.float32)
+        return returns, discounts, steps
+
+    def _stacks(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Observations [N, 4, 84, 84] at the given steps; frames from before the episode's start are zero."""
+        back = np.arange(STACK - 1, -1, -1)  # oldest first
+        stacks = self._frames.read(games[:, None], (indices[:, None] - back) % self.num_slots)
+        stacks[back > self._ages[games, indices % self.num_slots][:, None]] = 0
+        return stacks
