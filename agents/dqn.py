@@ -67,6 +67,8 @@ class DQNConfig(AgentConfig):
     """Decay of RMSProp's running moments."""
     optimizer_epsilon: float = 0.01 / 32**2
     """RMSProp: added to the variance, for the mean over a batch. Adam: added to the root."""
+    precision: str = "fp32"
+    """fp32, or bf16: half-width arithmetic in the layers, full-width weights; quicker where the processor has bf16."""
     max_gradient_norm: float = 0.0
     """Gradients are scaled down to this norm; 0 is no limit."""
 
@@ -74,6 +76,7 @@ class DQNConfig(AgentConfig):
         require_one_of(self, NETWORKS, "network")
         require_one_of(self, ("huber", "squared"), "loss")
         require_one_of(self, ("rmsprop", "adam"), "optimizer")
+        require_one_of(self, ("fp32", "bf16"), "precision")
         require_between(self, 0.0, 1.0, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay")
         require_positive(self, "learning_rate", "optimizer_epsilon")
         require_at_least(
@@ -143,7 +146,7 @@ class DQN(Agent):
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B]."""
         with torch.inference_mode():
-            q_values = self.network(torch.from_numpy(observations).to(self._device))  # (B, A)
+            q_values = self._q_values(self.network, torch.from_numpy(observations).to(self._device))
             actions: NDArray[np.int64] = q_values.argmax(dim=1).cpu().numpy()
         return actions
 
@@ -159,7 +162,9 @@ class DQN(Agent):
             self.network.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise LabError(f"{path} holds no weights of this network ({reason}); give an agent that rl-lab saved") from error
+            raise LabError(
+                f"{path} holds no weights of this network ({reason}); give an agent that rl-lab saved"
+            ) from error
 
     @property
     def epsilon(self) -> float:
@@ -198,13 +203,13 @@ class DQN(Agent):
         observations, actions, returns, discounts, next_observations = (
             torch.from_numpy(array).to(self._device) for array in batch
         )
-        q_tm1 = self.network(observations)  # (B, A)
+        q_tm1 = self._q_values(self.network, observations)
         td_error = self._td_error(q_tm1, actions, returns, discounts, next_observations)
         assert td_error.shape == (self.config.batch_size,), td_error.shape
         loss = (losses.huber if self.config.loss == "huber" else losses.squared)(td_error).mean()
 
         self._optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch left it untyped
         if self.config.max_gradient_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_gradient_norm)
         self._optimizer.step()
@@ -216,12 +221,18 @@ class DQN(Agent):
     ) -> Tensor:
         """TD error [B] by the configured rule; only `q_tm1` [B, A] carries a gradient."""
         with torch.no_grad():
-            q_t = self._target_network(next_observations)  # (B, A)
+            q_t = self._q_values(self._target_network, next_observations)
         if not self.config.double:
             return losses.q_learning_td_error(q_tm1, a_tm1, r_t, discount_t, q_t)
         with torch.no_grad():
-            q_t_selector = self.network(next_observations)  # (B, A)
+            q_t_selector = self._q_values(self.network, next_observations)
         return losses.double_q_learning_td_error(q_tm1, a_tm1, r_t, discount_t, q_t, q_t_selector)
+
+    def _q_values(self, network: nn.Module, observations: Tensor) -> Tensor:
+        """(B, A) float32 for observations (B, 4, 84, 84) uint8."""
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
+            q_values: Tensor = network(observations)
+        return q_values.float()
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         config = self.config

@@ -1,7 +1,7 @@
 """The contract between the bench and its agents, and how an agent's file is found and loaded.
 
-An agent is one Python file that defines one subclass of `Agent`. Files are loaded by path, like recipes: a package named
-`agents` on the import path would collide with one on PyPI.
+An agent is one Python file that defines one subclass of `Agent`. Files are loaded by path, like recipes: a package
+named `agents` on the import path would collide with one on PyPI.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Agent(ABC):
         """Take what acting needs; what only training needs is taken in `prepare`."""
 
     def prepare(self) -> None:  # noqa: B027 - an agent that learns nothing needs nothing
-        """Take what training needs (replay, optimizer); LabError where the machine lacks it. Called once, before `train`."""
+        """Take what training needs (replay, optimizer), once, before `train`; LabError where the machine lacks it."""
 
     @abstractmethod
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:

@@ -1,4 +1,4 @@
-"""Range checks for configuration values: each failure is one line that names the field, the value and what is allowed."""
+"""Range checks for configuration values: a failure is one line that names the field, the value and what is allowed."""
 
 from __future__ import annotations
 

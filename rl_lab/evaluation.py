@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 from typing import Protocol as TypingProtocol
 
 import numpy as np
@@ -57,6 +59,25 @@ class Evaluation:
         """1.0 is the human of the table, 0.0 random play; None for a game without human scores."""
         return score_table(table).human_normalized(self.game, self.mean_score)
 
+    def as_record(self, table: str) -> dict[str, Any]:
+        """What is written down of it; `table` names the human and random scores used."""
+        return {
+            "game": self.game,
+            "protocol": self.protocol,
+            "protocol_fingerprint": self.protocol_fingerprint,
+            "epsilon": self.epsilon,
+            "seed": self.seed,
+            "episodes": len(self.scores),
+            "mean_score": self.mean_score,
+            "std_score": self.std_score,
+            "median_score": self.median_score,
+            "human_normalized_score": self.human_normalized_score(table),
+            "score_table": table,
+            "evaluation_frames": self.frames,
+            "truncated_episodes": self.truncated_episodes,
+            "scores": list(self.scores),
+        }
+
 
 class _Shares:
     """Keeps the first episodes of each parallel game, as many as its share.
@@ -64,13 +85,15 @@ class _Shares:
     Taking the first episodes to finish over all games would favour short ones.
     """
 
-    def __init__(self, episodes: int, num_games: int) -> None:
+    def __init__(self, episodes: int, num_games: int, check_stop: Callable[[], None]) -> None:
         self._left = np.full(num_games, episodes // num_games)
         self._left[: episodes % num_games] += 1
+        self._check_stop = check_stop
         self.kept: list[Episode] = []
 
     def on_steps(self, total_steps: int) -> None:
-        """Nothing to do: an evaluation is never cut."""
+        """Let the caller stop the evaluation."""
+        self._check_stop()
 
     def on_episode(self, episode: Episode) -> None:
         """Keep the episode if its game has a share left."""
@@ -84,13 +107,23 @@ class _Shares:
 
 
 def evaluate(
-    agent: Actor, game: str, protocol: Protocol, *, episodes: int, seed: int, num_threads: int = 1
+    agent: Actor,
+    game: str,
+    protocol: Protocol,
+    *,
+    episodes: int,
+    seed: int,
+    num_threads: int = 1,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Play `episodes` full games, epsilon-greedily by an own generator; the same seed gives the same evaluation."""
+    """Play `episodes` full games, epsilon-greedily by an own generator; the same seed gives the same evaluation.
+
+    `check_stop` is called before each step and may raise.
+    """
     if episodes < 1:
         raise LabError(f"evaluation episodes are {episodes}; allowed is 1 or more")
     num_games = min(episodes, DEFAULT_PARALLEL_GAMES)
-    shares = _Shares(episodes, num_games)
+    shares = _Shares(episodes, num_games, check_stop)
     rng = generator(seed, "evaluation", "exploration")
     env = AtariVectorEnv(
         game,

@@ -7,9 +7,12 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent
 
 
+def checkout_folder() -> Path | None:
+    """The checkout that this package is run from; None for an installed wheel."""
+    return _PACKAGE.parent if (_PACKAGE.parent / "pyproject.toml").is_file() else None
+
+
 def shipped_folder(name: str) -> Path:
     """The folder `agents` or `configs`: the checkout's, else the copy in the wheel."""
-    checkout = _PACKAGE.parent
-    if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
-        return checkout / name
-    return _PACKAGE / "_shipped" / name
+    checkout = checkout_folder()
+    return _PACKAGE / "_shipped" / name if checkout is None else checkout / name

@@ -21,7 +21,10 @@ def q_learning_td_error(q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: T
 def double_q_learning_td_error(
     q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, q_t: Tensor, q_t_selector: Tensor
 ) -> Tensor:
-    """TD error [B] of Double DQN: `q_t_selector` [B, A] chooses the action, `q_t` [B, A] values it (van Hasselt et al. 2016, eq. 4)."""
+    """TD error [B] of Double DQN (van Hasselt et al. 2016, eq. 4).
+
+    `q_t_selector` [B, A] chooses the action that `q_t` [B, A] values.
+    """
     a_t = q_t_selector.argmax(dim=1, keepdim=True)
     td_target = r_t + discount_t * q_t.gather(1, a_t).squeeze(1)
     return _td_error(q_tm1, a_tm1, td_target)

@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 NETWORKS: tuple[str, ...] = ("mnih2013", "nature")
 
 
 def build_network(name: str, num_actions: int, generator: torch.Generator) -> nn.Sequential:
-    """The network called `name`, initialised from `generator`; uint8 or float [B, 4, 84, 84] in, [B, num_actions] out."""
+    """The network called `name`, initialised from `generator`: pixels [B, 4, 84, 84] in, [B, num_actions] out."""
     builders: dict[str, Callable[[int], nn.Sequential]] = {"mnih2013": _mnih2013, "nature": _nature}
-    network = builders[name](num_actions)
+    # On the meta device a layer's own initialisation draws nothing from torch's global generator.
+    with torch.device("meta"):
+        network = builders[name](num_actions)
+    network.to_empty(device="cpu")
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             _initialise(layer, generator)
@@ -34,14 +36,14 @@ def _mnih2013(num_actions: int) -> nn.Sequential:
     """Mnih et al. 2013, section 4.1: 16 filters 8x8 stride 4, 32 filters 4x4 stride 2, 256 units."""
     return nn.Sequential(
         ScalePixels(),
-        skip_init(nn.Conv2d, 4, 16, 8, stride=4),  # [B, 16, 20, 20]
+        nn.Conv2d(4, 16, 8, stride=4),  # [B, 16, 20, 20]
         nn.ReLU(),
-        skip_init(nn.Conv2d, 16, 32, 4, stride=2),  # [B, 32, 9, 9]
+        nn.Conv2d(16, 32, 4, stride=2),  # [B, 32, 9, 9]
         nn.ReLU(),
         nn.Flatten(),
-        skip_init(nn.Linear, 32 * 9 * 9, 256),
+        nn.Linear(32 * 9 * 9, 256),
         nn.ReLU(),
-        skip_init(nn.Linear, 256, num_actions),
+        nn.Linear(256, num_actions),
     )
 
 
@@ -49,21 +51,21 @@ def _nature(num_actions: int) -> nn.Sequential:
     """Mnih et al. 2015, Methods: 32 filters 8x8 stride 4, 64 of 4x4 stride 2, 64 of 3x3 stride 1, 512 units."""
     return nn.Sequential(
         ScalePixels(),
-        skip_init(nn.Conv2d, 4, 32, 8, stride=4),  # [B, 32, 20, 20]
+        nn.Conv2d(4, 32, 8, stride=4),  # [B, 32, 20, 20]
         nn.ReLU(),
-        skip_init(nn.Conv2d, 32, 64, 4, stride=2),  # [B, 64, 9, 9]
+        nn.Conv2d(32, 64, 4, stride=2),  # [B, 64, 9, 9]
         nn.ReLU(),
-        skip_init(nn.Conv2d, 64, 64, 3, stride=1),  # [B, 64, 7, 7]
+        nn.Conv2d(64, 64, 3, stride=1),  # [B, 64, 7, 7]
         nn.ReLU(),
         nn.Flatten(),
-        skip_init(nn.Linear, 64 * 7 * 7, 512),
+        nn.Linear(64 * 7 * 7, 512),
         nn.ReLU(),
-        skip_init(nn.Linear, 512, num_actions),
+        nn.Linear(512, num_actions),
     )
 
 
 def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
-    """Weights and biases uniform in +-1/sqrt(fan in): Torch7's default, which DeepMind's DQN code relied on, and PyTorch's."""
+    """Weights and biases uniform in +-1/sqrt(fan in): the default of Torch7, in which DeepMind wrote DQN."""
     bound = 1.0 / math.sqrt(layer.weight[0].numel())
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=generator)

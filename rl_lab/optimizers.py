@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class CentredRMSProp(torch.optim.Optimizer):
-    """RMSProp divided by the gradient's running standard deviation (Graves 2013, eqs. 38-40, as used by Mnih et al. 2015).
+    """RMSProp divided by the gradient's running standard deviation (Graves 2013, eqs. 38-40; Mnih et al. 2015).
 
-    `epsilon` is added to the variance, inside the root; torch adds it outside, where the same number means another thing.
+    `epsilon` is added to the variance, inside the root; torch adds it outside, where it means another thing.
     """
 
     def __init__(self, parameters: Iterable[Tensor], learning_rate: float, *, decay: float, epsilon: float) -> None:
@@ -38,6 +38,7 @@ class CentredRMSProp(torch.optim.Optimizer):
                 mean, mean_square = state["mean"], state["mean_square"]
                 mean.lerp_(parameter.grad, 1 - decay)
                 mean_square.mul_(decay).addcmul_(parameter.grad, parameter.grad, value=1 - decay)
-                deviation = mean_square.addcmul(mean, mean, value=-1).add_(epsilon).sqrt_()
-                parameter.addcdiv_(parameter.grad, deviation, value=-group["lr"])
+                # Rounding can make a steady gradient's variance negative: by more than epsilon from gradients of 3 on.
+                variance = mean_square.addcmul(mean, mean, value=-1).clamp_(min=0)
+                parameter.addcdiv_(parameter.grad, variance.add_(epsilon).sqrt_(), value=-group["lr"])
         return None

@@ -13,7 +13,8 @@ import numpy as np
 def seed_sequence(root_seed: int, *names: str | int) -> np.random.SeedSequence:
     """The seed of the consumer called `names`, e.g. ("train", 3, "environment")."""
     words = [name if isinstance(name, int) else zlib.crc32(name.encode()) for name in names]
-    return np.random.SeedSequence([root_seed, *words])
+    # As entropy, trailing zeros would be lost: ("evaluation",) and ("evaluation", 0) would be one stream.
+    return np.random.SeedSequence(root_seed, spawn_key=words)
 
 
 def generator(root_seed: int, *names: str | int) -> np.random.Generator:

@@ -8,23 +8,27 @@ import psutil
 
 from rl_lab.errors import LabError
 
-# The limits that containers and cluster schedulers set (control groups, version 2 and 1).
 _CGROUP_FILES = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+"""Where containers and cluster schedulers set limits (control groups, version 2 and 1): the folder, its files for limit
+and usage, and the name of the file cache in its memory.stat."""
 
 
 def available_memory_bytes() -> int:
     """Memory that can still be taken without swapping: the machine's, or the container's where that is less."""
     available = int(psutil.virtual_memory().available)
-    for limit_file, usage_file in _CGROUP_FILES:
+    for folder, limit_file, usage_file, cache_name in _CGROUP_FILES:
         try:
-            limit, usage = Path(limit_file).read_text().strip(), Path(usage_file).read_text().strip()
+            limit = Path(folder, limit_file).read_text().strip()
+            usage = int(Path(folder, usage_file).read_text())
+            statistics = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
         except OSError:
             continue
         if limit != "max":
-            available = min(available, max(int(limit) - int(usage), 0))
+            # The usage counts file cache that the kernel gives back on demand: a container that read much is not full.
+            available = min(available, max(int(limit) - usage + int(statistics[cache_name]), 0))
     return available
 
 
@@ -33,3 +37,18 @@ def require_memory(needed_bytes: int, purpose: str, advice: str) -> None:
     free_bytes = available_memory_bytes()
     if needed_bytes > free_bytes:
         raise LabError(f"{purpose} needs {needed_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} GB free; {advice}")
+
+
+def resolve_device(name: str) -> str:
+    """auto, cpu or cuda to cpu or cuda; LabError for a GPU that torch does not see."""
+    import torch  # only where tensors are
+
+    has_gpu = torch.cuda.is_available()
+    if name == "cuda" and not has_gpu:
+        raise LabError("device is 'cuda', but torch sees no GPU; use --device cpu, or install a CUDA build of torch")
+    return "cuda" if has_gpu and name != "cpu" else "cpu"
+
+
+def resolve_threads(threads: int) -> int:
+    """0 to one thread for each core that this process may use."""
+    return threads or len(psutil.Process().cpu_affinity() or [0])

@@ -1,10 +1,11 @@
 """The bench: Atari games by named protocols. The only package that imports ale_py, and the only one that counts."""
 
-from rl_lab.atari.games import SCORED_GAMES, all_games, resolve_game
+from rl_lab.atari.games import SCORED_GAMES, all_games, resolve_game, rom_md5
 from rl_lab.atari.protocol import PROTOCOLS, Protocol, named_protocol
-from rl_lab.atari.vector_env import AtariVectorEnv, Episode, Observer, Step
+from rl_lab.atari.vector_env import MAX_PARALLEL_GAMES, AtariVectorEnv, Episode, Observer, Step
 
 __all__ = [
+    "MAX_PARALLEL_GAMES",
     "PROTOCOLS",
     "SCORED_GAMES",
     "AtariVectorEnv",
@@ -15,4 +16,5 @@ __all__ = [
     "all_games",
     "named_protocol",
     "resolve_game",
+    "rom_md5",
 ]

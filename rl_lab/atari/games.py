@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 
 from ale_py import roms
 
@@ -41,3 +42,10 @@ def resolve_game(name: str) -> str:
 def rom_id(game: str) -> str:
     """ale-py's id of a game named as in `all_games`."""
     return _rom_ids()[game]
+
+
+def rom_md5(game: str) -> str:
+    """MD5 of the game's ROM file, in hex: tells which release of the game was played."""
+    path = roms.get_rom_path(rom_id(game))
+    assert path is not None, game
+    return hashlib.md5(path.read_bytes()).hexdigest()

@@ -40,7 +40,7 @@ class Protocol:
     evaluation_epsilon: float = 0.05
     """Chance of a uniform random action in evaluation."""
     evaluation_episodes: int = 30
-    """Full games in an evaluation, unless the experiment says otherwise. A matter of precision: not in the fingerprint."""
+    """Full games in an evaluation of a saved agent. A matter of precision: not in the fingerprint."""
 
     def __post_init__(self) -> None:
         require_between(self, 0.0, 1.0, "sticky_probability", "evaluation_epsilon")
@@ -56,6 +56,9 @@ class Protocol:
         """Twelve hex digits over every rule; equal fingerprints are comparable scores."""
         rules = dataclasses.asdict(self)
         del rules["name"], rules["evaluation_episodes"]
+        # 1 and 1.0 are the same rule, but JSON writes them differently.
+        for field in ("sticky_probability", "reward_clip", "evaluation_epsilon"):
+            rules[field] = float(rules[field])
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -71,18 +74,18 @@ class Protocol:
 
 
 _PRESETS = (
-    # Mnih et al. 2013, arXiv 1312.5602, section 5: epsilon 0.05 in evaluation, reward sign. No-op starts and life loss are
-    # not mentioned there: read as none. The paper skips 3 frames in Space Invaders.
+    # Mnih et al. 2013, arXiv 1312.5602, section 5: epsilon 0.05 in evaluation, reward sign. No-op starts and life loss
+    # are not mentioned there: read as none. The paper skips 3 frames in Space Invaders.
     Protocol(name="mnih2013", noop_max=0),
-    # Mnih et al. 2015, Methods and Extended Data Table 1, in DQN Zoo's reading: discount 0 at a lost life, no-op starts,
-    # 30 minutes of play. The paper's own evaluations stop at 5 minutes (18,000 frames).
+    # Mnih et al. 2015, Methods and Extended Data Table 1, in DQN Zoo's reading: discount 0 at a lost life, no-op
+    # starts, 30 minutes of play. The paper's own evaluations stop at 5 minutes (18,000 frames).
     Protocol(name="nature2015", life_loss="ends_return"),
     # Machado et al. 2018 (JAIR 61) as Dopamine runs it: sticky actions, full games, the game's own actions, evaluation
     # epsilon 0.001. The article itself recommends all 18 actions and 18,000 frames.
     Protocol(name="machado2018", sticky_probability=0.25, noop_max=0, evaluation_epsilon=0.001),
-    # RL Baselines3 Zoo's AtariWrapper on NoFrameskip-v4. There FIRE follows each lost life too and a lost life ends the
-    # episode; here FIRE is pressed at the game's start only, and the lost life is discount 0. Evaluation epsilon 0.01 is
-    # the exploration rate saved with the zoo's agents.
+    # RL Baselines3 Zoo's AtariWrapper on NoFrameskip-v4. There FIRE follows each lost life too and a lost life ends
+    # the episode; here FIRE is pressed at the game's start only, and the lost life is discount 0. Evaluation epsilon
+    # 0.01 is the exploration rate saved with the zoo's agents.
     Protocol(name="sb3_zoo", fire_reset=True, life_loss="ends_return", evaluation_epsilon=0.01),
     # The Atari 100k benchmark (Kaiser et al. 2020) with the rules of Dopamine's configs: 100 episodes, epsilon 0.001.
     Protocol(name="atari100k", life_loss="ends_return", evaluation_epsilon=0.001, evaluation_episodes=100),

@@ -1,15 +1,16 @@
 """Parallel Atari games behind one checked class; the only place that counts scores, lives, frames and episodes.
 
-ale-py's C++ vector environment hangs or crashes on bad arguments and actions, so everything is checked here first. It also
-resets a finished game one step late, in a step that ignores its action; here a finished game is reset on the spot (a
-partial reset, bit-identical to the late one), so that every step is a real step of every game and
+ale-py's C++ vector environment hangs or crashes on bad arguments and actions, so everything is checked here first. It
+also resets a finished game one step late, in a step that ignores its action; here a finished game is reset on the spot
+(a partial reset, bit-identical to the late one), so that every step is a real step of every game and
 `frames = frame_skip x steps` holds exactly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol as TypingProtocol
+from typing import NamedTuple
+from typing import Protocol as TypingProtocol
 
 import ale_py
 import numpy as np
@@ -48,7 +49,7 @@ class Step(NamedTuple):
     rewards: NDArray[np.float32]
     """[B], clipped as the protocol says in training, raw in evaluation."""
     terminated: NDArray[np.bool_]
-    """[B], the return ends here (discount 0): the game is over, or in training a life was lost and the protocol counts it."""
+    """[B], the return ends here (discount 0): game over, or in training a lost life where the protocol counts it."""
     truncated: NDArray[np.bool_]
     """[B], the frame cap cut the episode: its return goes on beyond it."""
     episode_ends: NDArray[np.bool_]
@@ -108,14 +109,14 @@ class AtariVectorEnv:
             frameskip=protocol.frame_skip,
             maxpool=True,
             noop_max=protocol.noop_max,
-            # Life loss is read from the lives below: ale-py's own signal would make a game's end and a loss look alike in
-            # games that count the last life as 0.
+            # Life loss is read from the lives below: ale-py's own signal would make a game's end and a loss look alike
+            # in games that count the last life as 0.
             episodic_life=False,
             life_loss_info=False,
             reward_clipping=False,
             use_fire_reset=protocol.fire_reset,
         )
-        self.num_actions = int(self._emulators.single_action_space.n)
+        self.num_actions = len(self._emulators.ale.get_action_set())
         self.steps = 0
         self._waiting_for_recv = False
         self._lives = np.zeros(0, np.int32)  # empty until the first reset
@@ -133,7 +134,7 @@ class AtariVectorEnv:
         return self._lives.copy()
 
     def reset(self) -> NDArray[np.uint8]:
-        """Start all games afresh; [B, 4, 84, 84]. The first reset seeds the emulators, later ones go on with their streams."""
+        """Start all games afresh; [B, 4, 84, 84]. The first reset seeds the emulators, later ones do not."""
         if self._waiting_for_recv:
             raise LabError("reset was called between send and recv; call recv first")
         seeds = None if self._seeds is None else (self._seeds.generate_state(self.num_games) >> 1).astype(np.int64)
@@ -145,7 +146,7 @@ class AtariVectorEnv:
         return np.asarray(observations).copy()
 
     def send(self, actions: NDArray[np.int64]) -> None:
-        """Start one step of every game with actions of shape [B]; the emulators run while the caller does other work."""
+        """Start one step of every game with actions [B]; the emulators run while the caller does other work."""
         if self._waiting_for_recv or len(self._lives) == 0:
             raise LabError("send was called before reset, or twice without recv")
         if actions.shape != (self.num_games,) or actions.dtype.kind not in "iu":

@@ -13,11 +13,6 @@ class RawFrames:
         # np.zeros takes memory from the system only as the ring fills.
         self._frames = np.zeros((num_games, num_slots, *frame_shape), np.uint8)
 
-    @staticmethod
-    def bytes_needed(num_games: int, num_slots: int, frame_shape: tuple[int, int]) -> int:
-        """Memory of the full ring, in bytes."""
-        return num_games * num_slots * frame_shape[0] * frame_shape[1]
-
     def write(self, games: NDArray[np.int64], slots: NDArray[np.int64], frames: NDArray[np.uint8]) -> None:
         """Put one frame into each (game, slot); frames have shape [N, height, width]."""
         self._frames[games, slots] = frames

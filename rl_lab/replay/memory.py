@@ -1,7 +1,7 @@
 """Uniform experience replay for parallel games (Mnih et al. 2015, "Replay memory"), one frame for each agent step.
 
-Each game writes into a ring of its own. A slot holds the newest frame of an observation and what the agent did on it; the
-stack of four is rebuilt at sampling, with zeros in place of frames from before the episode's start, just as the
+Each game writes into a ring of its own. A slot holds the newest frame of an observation and what the agent did on it;
+the stack of four is rebuilt at sampling, with zeros in place of frames from before the episode's start, just as the
 environment shows it. An observation that a time limit cut off is stored in a slot of its own that is no transition: the
 value beyond the cut is bootstrapped from it.
 """
@@ -45,8 +45,9 @@ class ReplayMemory:
     def __init__(self, capacity: int, num_games: int, *, discount: float, n_step: int = 1) -> None:
         """Room for `capacity` transitions over all games; LabError where this machine's memory cannot hold them."""
         if capacity < num_games:
-            raise LabError(f"replay capacity is {capacity}; allowed is at least one transition for each of {num_games} games")
-        frame_shape = OBSERVATION_SHAPE[1:]
+            raise LabError(
+                f"replay capacity is {capacity}; allowed is at least one transition for each of {num_games} games"
+            )
         # Beyond the transitions: the frames before the oldest one, and the steps after the newest one.
         self.num_slots = -(-capacity // num_games) + STACK - 1 + n_step
         require_memory(
@@ -139,8 +140,9 @@ class ReplayMemory:
         if ends[-1] == 0:
             raise LabError("the replay memory is empty; use a larger --agent.learning-starts-steps")
         drawn = rng.integers(0, ends[-1], count)
-        games = np.searchsorted(ends, drawn, side="right")
-        return games, self._written[games] - (ends[games] - drawn)
+        games = np.searchsorted(ends, drawn, side="right").astype(np.int64)
+        indices = (self._written[games] - (ends[games] - drawn)).astype(np.int64)
+        return games, indices
 
     def _complete(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[N], whether all that the transition needs is in memory: its stack, its n steps, what to bootstrap from."""
@@ -149,15 +151,16 @@ class ReplayMemory:
         has_stack = indices - self._ages[games, slots] >= oldest
         _, discounts, steps = self._n_step(games, indices)
         has_future = (discounts == 0) | (indices + steps < self._written[games])
-        return self._is_transition[games, slots] & has_stack & has_future
+        complete: NDArray[np.bool_] = self._is_transition[games, slots] & has_stack & has_future
+        return complete
 
     def _n_step(
         self, games: NDArray[np.int64], indices: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """n-step returns, discounts and step counts, each [N] (Sutton 1988; Watkins' n-step return as in Rainbow, eq. 1).
+        """n-step returns, discounts and step counts, each [N] (Sutton 1988; Hessel et al. 2018, eq. 1).
 
-        Fewer than n steps where the return ends or the episode is cut. A step that is not written yet is counted too: the
-        caller sees by the index that it lies beyond the newest one.
+        Fewer than n steps where the return ends or the episode is cut. A step that is not written yet is counted too:
+        the caller sees by the index that it lies beyond the newest one.
         """
         returns = np.zeros(len(games), np.float32)
         steps = np.zeros(len(games), np.int64)

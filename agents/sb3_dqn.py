@@ -1,0 +1,319 @@
+"""stable-baselines3's own DQN (Raffin et al. 2021, JMLR 22) on the lab's bench: what our DQN is measured against.
+
+Nothing of SB3 is subclassed or patched but its interfaces: a `VecEnv` shows it the bench's games, a callback pins its
+schedule and reports. The only file that imports stable_baselines3.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+from torch import Tensor, nn
+
+from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
+from rl_lab.atari import AtariVectorEnv
+from rl_lab.atari.vector_env import OBSERVATION_SHAPE
+from rl_lab.checks import require_at_least, require_between, require_positive
+from rl_lab.errors import LabError
+from rl_lab.seeding import integer_seed
+from rl_lab.system import require_memory
+
+_BYTES_PER_TRANSITION = 2 * 28_224 + 20
+"""Two stacked observations of 4 x 84 x 84 bytes; action 8, reward 4, end 4, time limit 4."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SB3DQNConfig(AgentConfig):
+    """Hyperparameters of stable-baselines3's DQN, by the lab's names. The defaults are RL Baselines3 Zoo's for Atari.
+
+    The network is SB3's CnnPolicy (the Nature paper's), the optimizer Adam, the loss Huber.
+    """
+
+    n_step: int = 1
+    """Steps of reward before the return is bootstrapped (SB3's n_steps)."""
+    discount: float = 0.99
+    """Weight of the next step's value (gamma)."""
+    replay_capacity: int = 100_000
+    """Transitions kept for replay, over all games; 56 kB each."""
+    batch_size: int = 32
+    """Transitions in an update."""
+    learning_starts_steps: int = 100_000
+    """Agent steps of uniform random play before the first update."""
+    update_every_steps: int = 4
+    """Agent steps between updates, over all games (SB3's train_freq and gradient_steps)."""
+    target_update_steps: int = 1_000
+    """Agent steps between copies into the target network; SB3 rounds down to whole steps of all games."""
+    epsilon_start: float = 1.0
+    """Chance of a random action at step 0; SB3 draws once for all parallel games."""
+    epsilon_end: float = 0.01
+    """Chance of a random action after the decay."""
+    epsilon_decay_steps: int = 1_000_000
+    """Agent steps from epsilon_start to epsilon_end, linearly (SB3's exploration_fraction times the budget)."""
+    learning_rate: float = 1e-4
+    """Step size of Adam."""
+    max_gradient_norm: float = 10.0
+    """Gradients are scaled down to this norm; SB3 always has a limit."""
+
+    def __post_init__(self) -> None:
+        require_between(self, 0.0, 1.0, "discount", "epsilon_start", "epsilon_end")
+        require_positive(self, "learning_rate", "max_gradient_norm")
+        require_at_least(
+            self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"
+        )
+        require_at_least(self, 1, "target_update_steps")
+        require_at_least(self, 0, "epsilon_decay_steps")
+        if self.batch_size > self.replay_capacity:
+            raise LabError(
+                f"batch_size is {self.batch_size} and replay_capacity {self.replay_capacity}; "
+                "allowed is a batch no larger than the replay"
+            )
+
+
+class SB3DQN(Agent):
+    """stable-baselines3's DQN: its model, replay, counters and exploration go on from one iteration to the next."""
+
+    Config = SB3DQNConfig
+
+    def __init__(self, config: AgentConfig, task: Task) -> None:
+        assert isinstance(config, SB3DQNConfig)
+        _check_fit(config, task)
+        self.config = config
+        self._task = task
+        self._games = _BenchGames(task.num_games, task.num_actions)
+        self._batch_q_values: Tensor | None = None  # (B, A) float32
+        # Acting needs no replay: room for one transition of each game is the least that SB3 takes.
+        self.model = self._build_model(replay_capacity=task.num_games)
+
+    def prepare(self) -> None:
+        """Allocate the replay, once this machine is known to have the memory."""
+        require_memory(
+            self.config.replay_capacity * _BYTES_PER_TRANSITION,
+            f"stable-baselines3's replay of {self.config.replay_capacity:,} transitions (two stacked observations of "
+            "28,224 bytes each)",
+            "use --agent.replay-capacity",
+        )
+        weights = self.model.policy.state_dict()
+        self.model = self._build_model(self.config.replay_capacity)
+        self.model.policy.load_state_dict(weights)
+
+    def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
+        """One `learn` of SB3, which resets the new `env` first; LabError where `steps` are no whole rounds of SB3's."""
+        _require_whole_rounds(steps, "the steps of an iteration are", self.config, self._task)
+        self._games.attach(env, steps)
+        self.model.set_env(self._games)  # makes SB3 forget its last observation and reset
+        self.model.learn(
+            steps,
+            callback=_PinAndReport(self._task.total_steps, log, self._metrics),
+            # SB3 clears the values that _metrics reads whenever it writes its own log.
+            log_interval=sys.maxsize,
+            reset_num_timesteps=False,
+        )
+
+    def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Greedy actions [B]."""
+        actions, _ = self.model.predict(observations, deterministic=True)
+        return actions.astype(np.int64, copy=False)
+
+    def save(self, directory: Path) -> None:
+        """model.zip, as SB3 saves it: with pickles inside, which SB3's `DQN.load` runs and ours does not read."""
+        self.model.save(directory / "model.zip")
+
+    def load(self, directory: Path) -> None:
+        """Read the networks of model.zip; runs no code from it."""
+        path = directory / "model.zip"
+        try:
+            # load_data=False leaves the member with the pickles unread; tensors are read with torch's weights_only.
+            _, parameters, _ = load_from_zip_file(path, load_data=False, device=self._task.device)
+            weights = cast("dict[str, Tensor]", parameters["policy"])  # SB3 declares it as a single tensor
+        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zlib.error) as error:
+            raise LabError(
+                f"{path} is missing, damaged or no model that stable-baselines3 saved ({type(error).__name__}); "
+                "give an agent that rl-lab saved"
+            ) from error
+        try:
+            self.model.policy.load_state_dict(weights)
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise LabError(
+                f"{path} holds weights of another network ({reason}); "
+                f"allowed is stable-baselines3's CnnPolicy with {self._task.num_actions} actions"
+            ) from error
+
+    def _build_model(self, replay_capacity: int) -> DQN:
+        """SB3's DQN; seeds the global generators of random, numpy and torch, from which SB3 draws all its numbers."""
+        config, task = self.config, self._task
+        calls, updates = _round(config, task)
+        model = DQN(
+            "CnnPolicy",
+            self._games,
+            learning_rate=config.learning_rate,
+            buffer_size=replay_capacity,
+            learning_starts=config.learning_starts_steps,
+            batch_size=config.batch_size,
+            gamma=config.discount,
+            train_freq=calls,
+            gradient_steps=updates,
+            n_steps=config.n_step,
+            target_update_interval=config.target_update_steps,
+            # Above 1 where the decay is longer than the budget: SB3's schedule then ends short of epsilon_end, as it
+            # should. An agent that only acts has no budget.
+            exploration_fraction=config.epsilon_decay_steps / max(task.total_steps, 1),
+            exploration_initial_eps=config.epsilon_start,
+            exploration_final_eps=config.epsilon_end,
+            max_grad_norm=config.max_gradient_norm,
+            verbose=0,
+            seed=integer_seed(task.seed, "sb3"),
+            device=task.device,
+        )
+        # SB3's default logger makes a directory in the system's temporary one.
+        model.set_logger(Logger(folder=None, output_formats=[]))
+        model.q_net.register_forward_hook(self._keep_q_values)
+        return model
+
+    def _keep_q_values(self, q_net: nn.Module, _inputs: tuple[Tensor, ...], q_values: Tensor) -> None:
+        """Called by torch with what the online network computed; only updates run it in training mode."""
+        if q_net.training:
+            self._batch_q_values = q_values.detach()
+
+    def _metrics(self) -> dict[str, float]:
+        """What SB3 recorded in the last round of updates; nothing of learning before the first one."""
+        recorded = self.model.logger.name_to_value
+        explores_only = self.model.num_timesteps < self.config.learning_starts_steps
+        metrics = {
+            "rollout/exploration_rate": 1.0 if explores_only else self.model.exploration_rate,
+            "train/n_updates": float(recorded.get("train/n_updates", 0)),
+        }
+        if self._batch_q_values is not None:
+            metrics["train/loss"] = float(recorded["train/loss"])
+            metrics["train/q_mean"] = self._batch_q_values.max(dim=1).values.mean().item()
+            metrics["train/learning_rate"] = float(recorded["train/learning_rate"])
+        return metrics
+
+
+class _PinAndReport(BaseCallback):
+    """What SB3 calls while it learns."""
+
+    def __init__(self, total_steps: int, log: MetricLog, metrics: Callable[[], dict[str, float]]) -> None:
+        super().__init__()
+        self._total_steps = total_steps
+        self._log = log
+        self._metrics = metrics
+
+    def _on_training_start(self) -> None:
+        # SB3 anneals epsilon over the steps of the current `learn`: its horizon is pinned to the whole experiment.
+        self.model._total_timesteps = self._total_steps
+
+    def _on_step(self) -> bool:
+        if self._log.due():
+            self._log(self._metrics())
+        return True
+
+
+class _BenchGames(VecEnv):
+    """The bench's parallel games as SB3 sees them; `attach` puts the games of the next iteration behind it."""
+
+    def __init__(self, num_games: int, num_actions: int) -> None:
+        observation_space = spaces.Box(0, 255, OBSERVATION_SHAPE, np.uint8)
+        super().__init__(num_games, observation_space, spaces.Discrete(num_actions))
+        self._env: AtariVectorEnv | None = None
+        self._last_step = 0
+
+    def attach(self, env: AtariVectorEnv, steps: int) -> None:
+        """Play `steps` agent steps of `env` from now on."""
+        self._env = env
+        self._last_step = steps
+
+    def reset(self) -> NDArray[np.uint8]:
+        return self._attached.reset()
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        self._attached.send(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """A lost life that ends the return is an end to SB3 like any other, only that the game goes on after it."""
+        step = self._attached.recv()
+        # The end of an iteration cuts every game like a time limit, so that no n-step return reaches into the next one.
+        is_cut = ~step.terminated & (step.truncated | (self._attached.steps >= self._last_step))
+        ends = step.terminated | is_cut
+        infos: list[dict[str, Any]] = [  # Any as in SB3's own signature
+            {"terminal_observation": observation, "TimeLimit.truncated": bool(cut)} if end else {}
+            for observation, cut, end in zip(step.next_observations, is_cut, ends, strict=True)
+        ]
+        return step.observations, step.rewards, ends, infos
+
+    def close(self) -> None:
+        """The bench owns the games."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[None]:
+        if attr_name != "render_mode":  # SB3 asks every environment for this one
+            raise AttributeError(attr_name)
+        return [None] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: object, indices: VecEnvIndices = None) -> None:
+        raise NotImplementedError
+
+    def env_method(
+        self, method_name: str, *method_args: object, indices: VecEnvIndices = None, **method_kwargs: object
+    ) -> list[Any]:
+        raise NotImplementedError
+
+    def env_is_wrapped(self, wrapper_class: object, indices: VecEnvIndices = None) -> list[bool]:
+        return [False] * self.num_envs
+
+    @property
+    def _attached(self) -> AtariVectorEnv:
+        assert self._env is not None, "no games are attached"
+        return self._env
+
+
+def _check_fit(config: SB3DQNConfig, task: Task) -> None:
+    """LabError where the hyperparameters do not fit the budget or the number of parallel games."""
+    if config.learning_starts_steps >= task.total_steps > 0:
+        raise LabError(
+            f"learning_starts_steps is {config.learning_starts_steps} and the budget {task.total_steps} steps: "
+            "nothing would be learned; use a smaller --agent.learning-starts-steps"
+        )
+    if config.update_every_steps % task.num_games and task.num_games % config.update_every_steps:
+        raise LabError(
+            f"num_games is {task.num_games} and update_every_steps {config.update_every_steps}; allowed with "
+            "stable-baselines3 is update_every_steps that is a multiple of num_games or divides it"
+        )
+    for field in ("replay_capacity", "target_update_steps"):
+        if getattr(config, field) < task.num_games:
+            raise LabError(
+                f"{field} is {getattr(config, field)} with {task.num_games} games; allowed is at least 1 a game"
+            )
+    _require_whole_rounds(task.total_steps, "the budget is", config, task)
+
+
+def _require_whole_rounds(steps: int, what: str, config: SB3DQNConfig, task: Task) -> None:
+    """LabError unless `steps` are a number of rounds: SB3 does not stop within one."""
+    calls, _ = _round(config, task)
+    steps_per_round = calls * task.num_games
+    if steps % steps_per_round:
+        raise LabError(
+            f"{what} {steps}; allowed is a multiple of {steps_per_round}, since stable-baselines3 plays in rounds of "
+            f"{steps_per_round} steps between updates"
+        )
+
+
+def _round(config: SB3DQNConfig, task: Task) -> tuple[int, int]:
+    """SB3's train_freq and gradient_steps for one update every `update_every_steps`.
+
+    SB3 plays `train_freq` steps of all games at once, then makes `gradient_steps` updates.
+    """
+    return max(config.update_every_steps // task.num_games, 1), max(task.num_games // config.update_every_steps, 1)

@@ -1,0 +1,113 @@
+"""Play full games with a saved agent by the one evaluator: raw scores, the protocol's epsilon, own seeds.
+
+SAVED is a run (its newest checkpoint), one checkpoint, or a .zip of stable-baselines3's DQN (then --game is needed). An
+agent is evaluated under the protocol it was trained under, unless --protocol says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rl_lab.agent import Agent, Task, load_agent
+from rl_lab.atari import AtariVectorEnv, Protocol, named_protocol, resolve_game
+from rl_lab.checkpoint import check_manifest, described_protocol, newest_checkpoint, restore_agent
+from rl_lab.cli.main import Parser
+from rl_lab.cli.progress import evaluation_line
+from rl_lab.errors import LabError
+from rl_lab.evaluation import evaluate
+from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, score_table
+from rl_lab.seeding import seed_sequence
+from rl_lab.system import resolve_device, resolve_threads
+
+_ZIP_PROTOCOL = "sb3_zoo"
+
+
+def main(parser: Parser, arguments: Sequence[str]) -> int:
+    """`rl-lab evaluate`."""
+    parser.add_argument("saved", type=Path, metavar="SAVED", help="a run, a checkpoint, or an SB3 .zip")
+    parser.add_argument("--episodes", type=int, metavar="INTEGER", help="full games (default: the protocol's number)")
+    parser.add_argument("--seed", type=int, default=0, metavar="INTEGER", help="of the evaluation's games (default: 0)")
+    parser.add_argument("--protocol", metavar="NAME", help="rules to play by (default: those of the training)")
+    parser.add_argument("--game", metavar="NAME", help="another game with the same actions; needed for a .zip")
+    parser.add_argument("--agent", metavar="FILE", help="your agent's .py file, if it is your own: it will be run")
+    parser.add_argument(
+        "--table", default=DEFAULT_TABLE, metavar="NAME", help=f"human scores: {', '.join(TABLE_NAMES)}"
+    )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=0, metavar="INTEGER", help="0 is one for each core")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_all(arguments)
+    table = score_table(options.table).name
+    torch.set_num_threads(resolve_threads(options.threads))
+    agent, game, protocol, num_actions = _load(options)
+    _require_actions(game, protocol, num_actions)
+
+    episodes = protocol.evaluation_episodes if options.episodes is None else options.episodes
+    evaluation = evaluate(agent, game, protocol, episodes=episodes, seed=options.seed)
+    if options.json:
+        print(json.dumps({"saved": str(options.saved), **evaluation.as_record(table)}, indent=2))
+    else:
+        print(f"{game}, protocol {evaluation.protocol} ({evaluation.protocol_fingerprint}), seed {options.seed}")
+        print(f"median {evaluation.median_score:g}, {evaluation_line(evaluation, table)}")
+    return 0
+
+
+def _load(options: argparse.Namespace) -> tuple[Agent, str, Protocol, int]:
+    """The agent, its game, the protocol to play by, and the number of actions it was trained with."""
+    device = resolve_device(options.device)
+    saved: Path = options.saved
+    if saved.suffix == ".zip":
+        if options.game is None:
+            raise LabError(f"{saved} does not say which game it plays; give --game")
+        game = resolve_game(options.game)
+        protocol = named_protocol(options.protocol or _ZIP_PROTOCOL)
+        num_actions = _num_actions(game, protocol)
+        return _load_zip(saved, num_actions, device), game, protocol, num_actions
+
+    checkpoint = _checkpoint(saved)
+    agent, description = restore_agent(checkpoint / "agent", agent_file=options.agent, device=device)
+    protocol = described_protocol(description) if options.protocol is None else named_protocol(options.protocol)
+    game = resolve_game(options.game or description.game)
+    return agent, game, protocol, description.num_actions
+
+
+def _checkpoint(saved: Path) -> Path:
+    """The whole checkpoint that a path names: itself, or the newest of a run."""
+    if (saved / "manifest.json").is_file():
+        check_manifest(saved)
+        return saved
+    if not (saved / "checkpoints").is_dir():
+        raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-pong/seed-0")
+    return newest_checkpoint(saved)
+
+
+def _load_zip(path: Path, num_actions: int, device: str) -> Agent:
+    """A bare stable-baselines3 DQN with the zoo's network; nothing in the file is run."""
+    if not path.is_file():
+        raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN")
+    agent_type = load_agent("sb3_dqn")
+    agent = agent_type(
+        agent_type.Config(name="sb3_dqn"), Task(num_actions, num_games=1, total_steps=0, seed=0, device=device)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(path, Path(folder) / "model.zip")
+        agent.load(Path(folder))
+    return agent
+
+
+def _require_actions(game: str, protocol: Protocol, num_actions: int) -> None:
+    """LabError unless the game has the number of actions that the agent was trained with."""
+    available = _num_actions(game, protocol)
+    if available != num_actions:
+        raise LabError(f"the agent has {num_actions} actions, {game} has {available}; evaluate it on its own game")
+
+
+def _num_actions(game: str, protocol: Protocol) -> int:
+    return AtariVectorEnv(game, protocol, 1, seed_sequence(0), training=False).num_actions

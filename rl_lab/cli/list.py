@@ -1,0 +1,104 @@
+"""List games, agents, configs, protocols, published references, or runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rl_lab.cli.main import Parser
+from rl_lab.cli.table import print_table
+
+
+def main(parser: Parser, arguments: Sequence[str]) -> int:
+    """`rl-lab list`."""
+    kinds = {
+        "games": _games,
+        "agents": _agents,
+        "configs": _configs,
+        "protocols": _protocols,
+        "references": _references,
+        "runs": _runs,
+    }
+    parser.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
+    options = parser.parse_all(arguments)
+    header, rows = kinds[options.kind](options.runs)
+    print_table(header, rows)
+    return 0
+
+
+_Table = tuple[Sequence[str], Iterable[Sequence[str]]]
+
+
+def _games(runs: Path) -> _Table:
+    from rl_lab.atari import all_games
+    from rl_lab.scores import score_table
+
+    table = score_table()
+    rows = (
+        (game, f"{table.random[game]:g}", f"{table.human[game]:g}")
+        if game in table.human
+        else (game, "-", "- (reported raw)")
+        for game in all_games()
+    )
+    return ("game", f"random ({table.name})", f"human ({table.name})"), rows
+
+
+def _agents(runs: Path) -> _Table:
+    from rl_lab.agent import agent_names, load_agent
+
+    return ("agent", "what it is"), ((name, _first_line(load_agent(name))) for name in agent_names())
+
+
+def _configs(runs: Path) -> _Table:
+    from rl_lab.experiment import config_names, config_path, load_experiment
+
+    def row(name: str) -> tuple[str, ...]:
+        config = load_experiment(config_path(name))
+        return name, config.agent.name, config.game, config.protocol.label, f"{config.total_steps:,}"
+
+    return ("config", "agent", "game", "protocol", "agent steps"), map(row, config_names())
+
+
+def _protocols(runs: Path) -> _Table:
+    from rl_lab.atari import PROTOCOLS
+
+    fields = [field.name for field in dataclasses.fields(next(iter(PROTOCOLS.values()))) if field.name != "name"]
+    rows = (
+        (protocol.name, protocol.fingerprint, *(str(getattr(protocol, field)) for field in fields))
+        for protocol in PROTOCOLS.values()
+    )
+    return ("protocol", "fingerprint", *fields), rows
+
+
+def _references(runs: Path) -> _Table:
+    from rl_lab.scores import references
+
+    rows = (
+        (
+            reference.name,
+            str(len(reference.scores)),
+            "?" if reference.frames is None else f"{reference.frames:,}",
+            reference.kind,
+            reference.description,
+        )
+        for reference in references().values()
+    )
+    return ("reference", "games", "frames", "kind", "what it is"), rows
+
+
+def _runs(runs: Path) -> _Table:
+    from rl_lab.run import find_runs, last_evaluation, read_status
+
+    def row(directory: Path) -> tuple[str, ...]:
+        status, evaluation = read_status(directory), last_evaluation(directory)
+        state = status.state if status.is_live or status.state != "running" else "stale (its process is gone)"
+        score = "no evaluation yet" if evaluation is None else f"{evaluation['mean_score']:.1f}"
+        return str(directory), f"{state} {status.reason}".strip(), f"{status.frames:,}", score
+
+    return ("run", "state", "frames", "last evaluation"), map(row, find_runs(runs))
+
+
+def _first_line(agent: type) -> str:
+    return (agent.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,78 @@
+"""`rl-lab`: finds the command and turns errors into one line and an exit status.
+
+A command is a module of this package with `add_arguments` and `main`. Only the chosen one does its heavy imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rl_lab import __version__
+from rl_lab.errors import LabError, did_you_mean
+
+USER_ERROR = 2
+_COMMANDS = {
+    "train": "train an agent, with evaluations, TensorBoard curves and checkpoints",
+    "evaluate": "play full games with a saved agent and report its score",
+    "compare": "scores of runs side by side, with published ones on request",
+    "tensorboard": "watch runs in TensorBoard, with published scores on request",
+    "list": "games, agents, configs, protocols, published references or runs",
+    "bench": "measure this machine: our DQN's speed against stable-baselines3's",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as the user's mistake."""
+        raise LabError(f"{message} (`{self.prog} --help` shows what is allowed)")
+
+    def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse; LabError for a flag that does not exist, with the nearest that does."""
+        namespace, unknown = self.parse_known_args(arguments)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            self.error(f"unknown argument {unknown[0]!r}{did_you_mean(unknown[0].partition('=')[0], flags)}")
+        return namespace
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except LabError as error:
+        print(f"rl-lab: {error}", file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:
+        # The reader of a pipe, such as `head`, has left; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    overview = Parser(
+        prog="rl-lab",
+        description="A reinforcement-learning laboratory for Atari.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n" + "\n".join(f"  {name:12} {help_text}" for name, help_text in _COMMANDS.items()),
+        add_help=True,
+        allow_abbrev=False,
+    )
+    overview.add_argument("--version", action="version", version=f"rl-lab {__version__}")
+    overview.add_argument("command", help="one of the commands below; `rl-lab COMMAND --help` explains it")
+    if not arguments:
+        overview.print_help()
+        return 0
+    command = overview.parse_args(arguments[:1]).command
+    if command not in _COMMANDS:
+        raise LabError(f"no command {command!r}{did_you_mean(command, _COMMANDS)} (allowed: {', '.join(_COMMANDS)})")
+    module = importlib.import_module(f"rl_lab.cli.{command}")
+    parser = Parser(prog=f"rl-lab {command}", description=module.__doc__, allow_abbrev=False)
+    status: int = module.main(parser, arguments[1:])
+    return status

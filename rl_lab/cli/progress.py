@@ -1,0 +1,103 @@
+"""A run on the screen: a progress bar on a terminal, one plain line an iteration elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from rl_lab.evaluation import Evaluation
+from rl_lab.experiment import ExperimentConfig
+from rl_lab.scores import DEFAULT_TABLE
+from rl_lab.training import Progress, Reporter
+
+
+def reporter(stream: TextIO) -> Reporter:
+    """The reporter that fits the stream."""
+    return BarReporter(stream) if stream.isatty() else LineReporter(stream)
+
+
+class LineReporter:
+    """One aligned line an iteration."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def on_start(self, run: Path, config: ExperimentConfig) -> None:
+        """Say what is trained, and where its records are."""
+        print(_start_line(run, config), file=self._stream, flush=True)
+
+    def on_progress(self, progress: Progress) -> None:
+        """Nothing: the curves are in the run's records."""
+
+    def on_evaluation(self, progress: Progress, evaluation: Evaluation) -> None:
+        """The iteration's line."""
+        print(_iteration_line(progress, evaluation), file=self._stream, flush=True)
+
+    def on_end(self) -> None:
+        """Nothing is left open."""
+
+
+class BarReporter:
+    """A live bar, with the iterations' lines above it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False)
+
+    def on_start(self, run: Path, config: ExperimentConfig) -> None:
+        """Say what is trained, and start the bar."""
+        self._console.print(_start_line(run, config))
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=self._console, transient=True
+        )
+        self._task = self._bar.add_task("random play", total=config.total_frames)
+        self._bar.start()
+
+    def on_progress(self, progress: Progress) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=progress.frames, description=_progress_text(progress))
+
+    def on_evaluation(self, progress: Progress, evaluation: Evaluation) -> None:
+        """The iteration's line."""
+        self._console.print(_iteration_line(progress, evaluation))
+
+    def on_end(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def evaluation_line(evaluation: Evaluation, table: str = DEFAULT_TABLE) -> str:
+    """Score, spread and human-normalized score of an evaluation, with units."""
+    spread = "" if evaluation.std_score is None else f" ± {evaluation.std_score:.1f}"
+    human_normalized = evaluation.human_normalized_score(table)
+    compared = (
+        "raw score only: no human score for this game"
+        if human_normalized is None
+        else f"human-normalized {human_normalized:.3f} ({table})"
+    )
+    return f"mean score {evaluation.mean_score:.1f}{spread} over {len(evaluation.scores)} episodes, {compared}"
+
+
+def _start_line(run: Path, config: ExperimentConfig) -> str:
+    return (
+        f"{config.name} on {config.game}, seed {config.seed}: {config.total_steps:,} agent steps "
+        f"({config.total_frames:,} frames), protocol {config.protocol.label}, records in {run}"
+    )
+
+
+def _progress_text(progress: Progress) -> str:
+    parts = [f"{progress.frames:,} frames", f"{progress.frames_per_second:,.0f} frames/s"]
+    if progress.epsilon is not None:
+        parts.append(f"epsilon {progress.epsilon:.2f}")
+    if progress.mean_return is not None:
+        parts.append(f"return {progress.mean_return:.1f}")
+    if progress.human_normalized is not None:
+        parts.append(f"human-normalized {progress.human_normalized:.2f}")
+    return "  ".join(parts)
+
+
+def _iteration_line(progress: Progress, evaluation: Evaluation) -> str:
+    return f"{progress.frames:>13,} frames  {progress.frames_per_second:>6,.0f} frames/s  {evaluation_line(evaluation)}"

@@ -1,0 +1,132 @@
+"""One experiment: an agent on a game under a protocol, with a budget and a seed. A file of configs/ is one of these."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rl_lab.agent import AgentConfig, load_agent
+from rl_lab.atari import MAX_PARALLEL_GAMES, Protocol, named_protocol, resolve_game
+from rl_lab.checks import require_at_least, require_between, require_one_of
+from rl_lab.config import from_table, read_toml, to_toml
+from rl_lab.errors import LabError, did_you_mean
+from rl_lab.files import shipped_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """All that a run depends on, besides the machine."""
+
+    name: str
+    """The experiment's name: the folder of its runs, and its row in comparisons."""
+    game: str
+    """The game, as in `rl-lab list games`."""
+    seed: int = 0
+    """Root of all random streams; one run is one seed."""
+    total_steps: int
+    """Budget in agent steps over all parallel games; one is 4 emulator frames."""
+    iteration_steps: int
+    """Agent steps between evaluations; each iteration starts new games, and ends with a checkpoint."""
+    num_games: int = 1
+    """Parallel games in training."""
+    evaluation_episodes: int = 30
+    """Full games in each evaluation."""
+    log_every_steps: int = 1_000
+    """Agent steps between two points of the training curves."""
+    device: str = "auto"
+    """Where networks run: auto (a GPU if there is one), cpu or cuda."""
+    threads: int = 0
+    """Processor threads for the networks; 0 is one for each core. Bitwise equal runs need equal threads."""
+    emulator_threads: int = 1
+    """Processor threads for the emulators; results do not depend on it."""
+    protocol: Protocol
+    """The rules of the game."""
+    agent: AgentConfig
+    """The agent and its hyperparameters."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
+            raise LabError(f"name is {self.name!r}; allowed are letters, digits, dots, dashes and underscores")
+        if self.game != resolve_game(self.game):
+            raise LabError(f"game is {self.game!r}; its name is {resolve_game(self.game)!r}")
+        require_between(self, 0, 2**63 - 1, "seed")
+        require_between(self, 1, MAX_PARALLEL_GAMES, "num_games")
+        require_at_least(self, 1, "total_steps", "iteration_steps", "evaluation_episodes", "log_every_steps")
+        require_between(self, 0, 1_024, "threads")
+        require_between(self, 1, 1_024, "emulator_threads")
+        require_one_of(self, ("auto", "cpu", "cuda"), "device")
+        for field in ("total_steps", "iteration_steps"):
+            steps = getattr(self, field)
+            if steps % self.num_games:
+                near = max(steps // self.num_games, 1) * self.num_games
+                raise LabError(
+                    f"{field} is {steps}; allowed are multiples of the {self.num_games} games, such as {near}"
+                )
+
+    @property
+    def total_frames(self) -> int:
+        """Budget in emulator frames."""
+        return self.total_steps * self.protocol.frame_skip
+
+    def to_toml(self) -> str:
+        """A complete TOML file: reading it back gives an equal experiment."""
+        return to_toml(dataclasses.asdict(self))
+
+
+def config_names() -> tuple[str, ...]:
+    """The experiments that come with the lab, such as dqn/quick."""
+    folder = shipped_folder("configs")
+    return tuple(sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml")))
+
+
+def config_path(name: str) -> Path:
+    """The file of a name from `config_names`, or a path ending in .toml; LabError with the nearest name otherwise."""
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in config_names():
+        raise LabError(
+            f"no config {name!r}{did_you_mean(name, config_names())} (allowed: {', '.join(config_names())}, "
+            "or the path of a .toml file)"
+        )
+    return shipped_folder("configs") / f"{name}.toml"
+
+
+def load_experiment(path: Path, *, agent: str | None = None, protocol: str | None = None) -> ExperimentConfig:
+    """Read an experiment; `agent` and `protocol` replace the file's own, with their defaults.
+
+    LabError with the file, the key and the nearest key for anything that is not as it should be.
+    """
+    table = read_toml(path)
+    for section in ("protocol", "agent"):
+        if not isinstance(table.get(section), dict):
+            raise LabError(f"{path}: the table [{section}] is missing; it has at least the key 'name'")
+    if agent is not None:
+        table["agent"] = {"name": agent}
+        table["name"] = f"{Path(agent).stem}-{path.stem}"
+    if protocol is not None:
+        table["protocol"] = {"name": protocol}
+    table["protocol"] = _read_protocol(table["protocol"], f"{path} [protocol]")
+    table["agent"] = _read_agent(table["agent"], f"{path} [agent]")
+    if isinstance(table.get("game"), str):
+        table["game"] = resolve_game(table["game"])
+    return from_table(ExperimentConfig, table, str(path))
+
+
+def _read_protocol(table: dict[str, Any], where: str) -> Protocol:
+    """The named preset with the table's own fields in place of its."""
+    preset = named_protocol(_name(table, where))
+    return from_table(Protocol, {**dataclasses.asdict(preset), **table}, where)
+
+
+def _read_agent(table: dict[str, Any], where: str) -> AgentConfig:
+    return from_table(load_agent(_name(table, where)).Config, table, where)
+
+
+def _name(table: dict[str, Any], where: str) -> str:
+    name = table.get("name")
+    if not isinstance(name, str):
+        raise LabError(f"{where}: the key 'name' is {name!r}; it is a string")
+    return name

@@ -1,0 +1,62 @@
+"""Where a run's numbers come from: enough to repeat it, nothing private (no environment variables, no host name)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rl_lab.atari import rom_md5
+from rl_lab.experiment import ExperimentConfig
+from rl_lab.files import checkout_folder
+
+_PACKAGES = ("rl-lab", "ale-py", "gymnasium", "numpy", "stable-baselines3", "torch")
+
+
+def provenance(config: ExperimentConfig, *, device: str, threads: int) -> dict[str, Any]:
+    """Command, code version, package versions, processor, threads, ROM and protocol of a run about to start."""
+    return {
+        "command": ["rl-lab", *sys.argv[1:]],
+        "git": _git_state(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor_name(),
+        "device": device,
+        "threads": threads,
+        "rom_md5": rom_md5(config.game),
+        "protocol": config.protocol.label,
+        "protocol_fingerprint": config.protocol.fingerprint,
+    }
+
+
+def processor_name() -> str:
+    """The processor as the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit and whether tracked files differ from it; None for an installed wheel or where git is missing."""
+    checkout = checkout_folder()
+    if checkout is None:
+        return None
+    try:
+        head = _git(checkout, "rev-parse", "HEAD")
+        changes = _git(checkout, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": head, "modified": bool(changes)}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,233 @@
+"""TensorBoard as the view of runs: what a run writes for it, published agents as lines, and its server.
+
+The truth is a run's JSON lines; event files may lose their end, and the lab never reads them back. Tags are the same in
+all runs, so that agents overlay. A chart over several games would mean nothing, so the main curves are written a second
+time under a tag of their game, and a layout for the dashboard CUSTOM SCALARS makes one section a game of these.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from rl_lab.config import read_toml
+from rl_lab.errors import LabError
+from rl_lab.scores import Reference, reference, score_table
+
+TRAINING_TAG = "rollout/ep_rew_mean"
+EVALUATION_TAG = "eval/mean_reward"
+NORMALIZED_TAG = "eval/human_normalized_score"
+
+_CHART_TITLES = {
+    NORMALIZED_TAG: "human-normalized, evaluation, by frames",
+    EVALUATION_TAG: "score, evaluation, by frames",
+    TRAINING_TAG: "score, training, by frames",
+}
+_FLUSH_SECONDS = 10
+_START_SECONDS = 120  # a cold start reads all of TensorBoard from disk; a warm one takes two seconds
+
+
+def game_tag(game: str, tag: str) -> str:
+    """The tag under which a main curve is written for its game: game/Pong/mean_reward."""
+    return f"game/{game}/{tag.rpartition('/')[2]}"
+
+
+class EventWriter:
+    """The event file of one run; every x axis is emulator frames."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        game: str,
+        config_toml: str,
+        hparams: Mapping[str, str | int | float | bool],
+        resumed_at_frames: int | None = None,
+    ) -> None:
+        """A run that resumes hides what its earlier event files say beyond the checkpoint's `resumed_at_frames`."""
+        self._game = game
+        # purge_step hides its own step too, where the evaluation stands that the checkpoint holds: hence the + 1. The
+        # first one in a folder hides nothing (TensorBoard takes it for the start), so a new run writes one as well.
+        purge_step = 0 if resumed_at_frames is None else resumed_at_frames + 1
+        self._writer = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=_FLUSH_SECONDS)
+        self._writer.add_text("config", f"```toml\n{config_toml.strip()}\n```")
+        self._writer.add_custom_scalars(_layout(game))
+        self._write_hparams(hparams)
+        self._writer.flush()
+
+    def scalars(self, metrics: Mapping[str, float], frames: int) -> None:
+        """Points of the curves, one a tag; an evaluation is on disk when this returns."""
+        for tag, value in metrics.items():
+            self._writer.add_scalar(tag, value, frames)
+            if tag in _CHART_TITLES:
+                self._writer.add_scalar(game_tag(self._game, tag), value, frames)
+        if EVALUATION_TAG in metrics:
+            self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _write_hparams(self, hparams: Mapping[str, str | int | float | bool]) -> None:
+        """Only the session's start, of the three summaries that `add_hparams` puts into a sub-run.
+
+        The experiment's summary fixes the columns of the table, and TensorBoard takes the first that it meets: those of
+        another agent would be missing. Without one it unites the columns of all runs. The session's end claims success.
+        """
+        # torch would write a bool as the number 1.0.
+        values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in hparams.items()}
+        _, session_start, _ = hparams_summaries(values, {})  # type: ignore[no-untyped-call]  # torch left it untyped
+        self._writer.file_writer.add_summary(session_start)  # type: ignore[attr-defined]  # torch declares a None
+
+
+def _layout(game: str) -> dict[str, dict[str, list[str | list[str]]]]:
+    """The section of one game. TensorBoard joins equal sections of many runs, and drops equal charts."""
+    charts: dict[str, list[str | list[str]]] = {
+        title: ["Multiline", [f"^{game_tag(game, tag)}$"]] for tag, title in _CHART_TITLES.items()
+    }
+    return {game: charts}
+
+
+def reference_runs(directory: Path, names: Sequence[str], frames_by_game: Mapping[str, int]) -> None:
+    """Write published agents as runs `<name>/<Game>`: constant lines from frame 0 to the game's frames.
+
+    LabError for an unknown name, and for an agent that has a score for none of the games.
+    """
+    published = [reference(name) for name in names]
+    for agent in published:
+        if not agent.scores.keys() & frames_by_game.keys():
+            raise LabError(
+                f"reference {agent.name!r} has no score for {', '.join(frames_by_game)} "
+                f"(it has {', '.join(sorted(agent.scores))}); leave it out"
+            )
+    for agent in published:
+        for game in agent.scores.keys() & frames_by_game.keys():
+            _write_reference(directory / agent.name / game, agent, game, frames_by_game[game])
+
+
+def _write_reference(directory: Path, agent: Reference, game: str, frames: int) -> None:
+    score = agent.scores[game]
+    normalized = score_table().human_normalized(game, score)
+    lines = {TRAINING_TAG: score} if agent.kind == "training" else {EVALUATION_TAG: score}
+    if agent.kind == "evaluation" and normalized is not None:
+        lines[NORMALIZED_TAG] = normalized
+    with SummaryWriter(str(directory)) as writer:
+        writer.add_text("reference", agent.description)
+        for tag, value in lines.items():
+            for frame in (0, frames):
+                writer.add_scalar(tag, value, frame)
+                writer.add_scalar(game_tag(game, tag), value, frame)
+
+
+def planned_frames(runs: Path) -> dict[str, int]:
+    """Game -> emulator frames of its longest run, as planned in the runs' config.toml; LabError if there is no run."""
+    frames: dict[str, int] = {}
+    for path in sorted(runs.glob("*/*/seed-*/config.toml")):
+        config = read_toml(path)
+        planned = config["total_steps"] * config["protocol"]["frame_skip"]
+        frames[config["game"]] = max(planned, frames.get(config["game"], 0))
+    if not frames:
+        state = "has no run" if runs.is_dir() else "is no folder"
+        raise LabError(
+            f"{str(runs)!r} {state}; give the folder that holds <Game>/<experiment>/seed-<n>/, "
+            "or make a run first with `rl-lab train`"
+        )
+    return frames
+
+
+def link_runs(runs: Path, logdir: Path) -> None:
+    """Show the games of `runs` in `logdir`, which serves references too; call again for games that came later."""
+    for game in runs.resolve().iterdir():
+        link = logdir / game.name
+        if game.is_dir() and not link.is_symlink():
+            link.symlink_to(game, target_is_directory=True)
+
+
+class Server:
+    """The real TensorBoard server in a child process; leaving the `with` block, however it is left, ends it."""
+
+    address: str
+    """Such as http://localhost:6006/; it answers."""
+
+    def __init__(self, logdir: Path, *, host: str = "localhost", port: int | None = None) -> None:
+        """Without a port, the first free one from 6006. LabError if the port is taken, or the host is not this one."""
+        command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", host]
+        if port is not None:
+            command += ["--port", str(port)]
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close(), with the child
+        self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT)
+        try:
+            self.address = self._wait_for_address()
+        except BaseException:  # Ctrl-C too: nobody else knows of the child yet
+            self.close()
+            raise
+
+    def wait(self, seconds: float) -> None:
+        """Let it serve; LabError if it ended by itself."""
+        try:
+            self._child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
+        raise LabError(f"TensorBoard ended: {self._last_line()}")
+
+    def close(self) -> None:
+        self._child.terminate()
+        try:
+            self._child.wait(10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._output.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _wait_for_address(self) -> str:
+        """The address that the child prints when it has its port, once it answers there."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._child.poll() is not None:
+                raise LabError(f"{self._last_line()}; give a free --port, or none, and a --host of this machine")
+            printed = re.search(r"^TensorBoard \S+ at (http://\S+/) ", self._printed(), re.MULTILINE)
+            if printed and _answers(printed[1]):
+                return printed[1]
+            time.sleep(0.1)
+        raise LabError(f"TensorBoard did not answer within {_START_SECONDS} seconds: {self._last_line()}")
+
+    def _printed(self) -> str:
+        # pread, since the child writes at the file position that a read would move.
+        file = self._output.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace")
+
+    def _last_line(self) -> str:
+        lines = self._printed().split("\n")
+        return next((line.removeprefix("ERROR: ") for line in reversed(lines) if line), "it printed nothing")
+
+
+def _answers(address: str) -> bool:
+    # http.client, since urllib would send a local address through the proxy of the environment.
+    url = urlsplit(address)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=5)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except OSError:
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,395 @@
+"""The from-scratch DQN: when it learns, what it draws from, what it saves, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rl_lab.agent import Task, load_agent
+from rl_lab.atari import AtariVectorEnv, named_protocol
+from rl_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from agents.dqn import DQN, DQNConfig
+
+PONG_ACTIONS = 6
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class EveryStep:
+    """A metric log that is due at each step, and looks at the agent then."""
+
+    def __init__(self, look: Callable[[], object] = lambda: None) -> None:
+        self.metrics: list[Mapping[str, float]] = []
+        self.seen: list[object] = []
+        self._look = look
+
+    def due(self) -> bool:
+        return True
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        self.metrics.append(metrics)
+        self.seen.append(self._look())
+
+
+def dqn_class() -> type[DQN]:
+    """As the lab loads it."""
+    return cast("type[DQN]", load_agent("dqn"))
+
+
+def small_config() -> DQNConfig:
+    """Learns after 32 steps; an update costs milliseconds."""
+    return dqn_class().Config(
+        name="dqn",
+        network="mnih2013",
+        replay_capacity=400,
+        batch_size=4,
+        learning_starts_steps=32,
+        update_every_steps=4,
+        target_update_steps=20,
+        epsilon_decay_steps=100,
+    )
+
+
+def new_agent(config: DQNConfig | None = None, *, num_games: int = 1, seed: int = 0, total_steps: int = 10_000) -> DQN:
+    """Without what only training needs."""
+    task = Task(num_actions=PONG_ACTIONS, num_games=num_games, total_steps=total_steps, seed=seed)
+    return dqn_class()(config or small_config(), task)
+
+
+def ready_agent(config: DQNConfig | None = None, *, num_games: int = 1, seed: int = 0) -> DQN:
+    """Ready to train."""
+    agent = new_agent(config, num_games=num_games, seed=seed)
+    agent.prepare()
+    return agent
+
+
+def play(agent: DQN, steps: int, *, num_games: int = 1, seed: int = 0, log: EveryStep | None = None) -> EveryStep:
+    """Train on Pong for `steps` agent steps over all games."""
+    log = log or EveryStep()
+    env = AtariVectorEnv("Pong", named_protocol("nature2015"), num_games, np.random.SeedSequence(seed), training=True)
+    agent.train(env, steps, log)
+    return log
+
+
+def digest(network: nn.Module) -> str:
+    """Of every byte of the weights."""
+    return hashlib.sha256(b"".join(weight.numpy().tobytes() for weight in network.state_dict().values())).hexdigest()
+
+
+def learned(config: DQNConfig, *, steps: int, seed: int = 0) -> str:
+    """The weights after `steps` in two games, as a digest."""
+    agent = ready_agent(config, num_games=2, seed=seed)
+    play(agent, steps, num_games=2, seed=seed)
+    return digest(agent.network)
+
+
+def bold_config() -> DQNConfig:
+    """Steps so large that TD errors leave [-1, 1] after a few updates."""
+    return replace(small_config(), learning_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def boldly_learned() -> str:
+    """The weights after 80 steps of the bold configuration."""
+    torch.set_num_threads(1)
+    return learned(bold_config(), steps=80)
+
+
+def noise_observations(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 4, 84, 84), np.uint8)
+
+
+def global_generators() -> tuple[object, ...]:
+    """The states of the generators that everybody shares."""
+    numpy_state = np.random.get_state(legacy=False)["state"]
+    return numpy_state["key"].tobytes(), numpy_state["pos"], torch.get_rng_state().numpy().tobytes(), random.getstate()
+
+
+@pytest.mark.parametrize(
+    ("num_games", "update_every_steps", "expected"),
+    # Learning runs beside the newest step and does not see it: (N - games - 32) // update_every_steps.
+    [(1, 4, 19), (1, 8, 9), (8, 4, 18), (8, 16, 4)],
+)
+def test_updates_after_112_steps_are_what_the_config_says(
+    num_games: int, update_every_steps: int, expected: int
+) -> None:
+    config = replace(small_config(), update_every_steps=update_every_steps)
+    log = play(ready_agent(config, num_games=num_games), 112, num_games=num_games)
+    assert log.metrics[-1]["train/n_updates"] == expected
+
+
+def test_there_is_no_update_before_learning_starts() -> None:
+    agent = ready_agent()
+    before = digest(agent.network)
+    log = play(agent, 36)
+    assert [metrics["train/n_updates"] for metrics in log.metrics] == [0.0] * 36
+    assert digest(agent.network) == before
+
+
+def test_loss_is_reported_from_the_first_update_on() -> None:
+    log = play(ready_agent(), 60)
+    assert all(("train/loss" in metrics) == (metrics["train/n_updates"] > 0) for metrics in log.metrics)
+    assert "train/loss" in log.metrics[-1]
+
+
+def test_training_goes_on_where_the_last_iteration_stopped() -> None:
+    agent = ready_agent()
+    parts = play(agent, 50).metrics + play(agent, 50, seed=1).metrics
+    whole = play(ready_agent(), 100).metrics
+    for tag in ("train/n_updates", "rollout/exploration_rate"):
+        assert [metrics[tag] for metrics in parts] == [metrics[tag] for metrics in whole]
+
+
+@pytest.mark.parametrize(("num_games", "copy_steps"), [(1, [20, 40, 60, 80]), (8, [24, 40, 64, 80])])
+def test_target_network_is_copied_exactly_at_its_period_and_frozen_otherwise(
+    num_games: int, copy_steps: list[int]
+) -> None:
+    agent = ready_agent(num_games=num_games)
+    online, target = [digest(agent.network)], [digest(agent._target_network)]
+
+    def look() -> None:
+        online.append(digest(agent.network))
+        target.append(digest(agent._target_network))
+
+    play(agent, 96, num_games=num_games, log=EveryStep(look))
+    assert target[0] == online[0]
+    for index in range(1, len(target)):
+        steps = (index - 1) * num_games  # those that learning has seen
+        assert target[index] == (online[index] if steps in copy_steps else target[index - 1])
+    assert len(set(target)) == 4  # the copy before learning starts changes nothing
+
+
+def test_without_target_network_the_online_network_is_the_target() -> None:
+    agent = ready_agent(replace(small_config(), target_update_steps=0))
+    play(agent, 60)
+    assert agent._target_network is agent.network
+
+
+class SameValues(nn.Module):
+    """The same action values for every observation."""
+
+    def __init__(self, values: list[float]) -> None:
+        super().__init__()
+        self._values = torch.tensor([values])
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """[B, A]"""
+        return self._values.expand(len(observations), -1)
+
+
+@pytest.mark.parametrize(("double", "expected"), [(False, 10.0), (True, 4.0)])
+def test_online_network_chooses_in_double_dqn_and_the_target_network_values(double: bool, expected: float) -> None:
+    agent = ready_agent(replace(small_config(), double=double))
+    agent.network, agent._target_network = SameValues([0.0, 1.0]), SameValues([10.0, 4.0])
+    ones, observations = torch.ones(3), torch.zeros((3, 4, 84, 84), dtype=torch.uint8)
+    td_error = agent._td_error(torch.ones((3, 2)), torch.zeros(3, dtype=torch.int64), ones, ones, observations)
+    assert td_error.tolist() == [expected] * 3  # 1 + 1 * expected - 1
+
+
+def test_epsilon_is_1_until_learning_starts_and_follows_the_schedule_then() -> None:
+    rates = [metrics["rollout/exploration_rate"] for metrics in play(ready_agent(), 120).metrics]
+    assert rates[:31] == [1.0] * 31
+    # After 32, 50, 99, 100 and 120 steps: 1 - 0.9 * steps / 100, at least 0.1.
+    assert [rates[steps - 1] for steps in (32, 50, 99, 100, 120)] == pytest.approx([0.712, 0.55, 0.109, 0.1, 0.1])
+
+
+class RecordingEnv(AtariVectorEnv):
+    """Two games of Pong that keep the actions sent."""
+
+    def __init__(self) -> None:
+        super().__init__("Pong", named_protocol("nature2015"), 2, np.random.SeedSequence(0), training=True)
+        self.sent: list[NDArray[np.int64]] = []
+
+    def send(self, actions: NDArray[np.int64]) -> None:
+        """Keep them."""
+        self.sent.append(actions.copy())
+        super().send(actions)
+
+
+def test_play_is_uniform_until_learning_starts() -> None:
+    env = RecordingEnv()
+    ready_agent(replace(small_config(), learning_starts_steps=1_200), num_games=2).train(env, 1_200, EveryStep())
+    counts = np.bincount(np.concatenate(env.sent), minlength=PONG_ACTIONS)
+    chi_square = ((counts - 200) ** 2 / 200).sum()
+    assert chi_square < 5 + 6 * math.sqrt(10)  # mean and six standard deviations at 5 degrees of freedom
+
+
+def test_play_is_greedy_where_epsilon_is_0() -> None:
+    config = replace(
+        small_config(), epsilon_start=0.0, epsilon_end=0.0, learning_starts_steps=4, update_every_steps=10_000
+    )
+    agent, env = ready_agent(config, num_games=2), RecordingEnv()
+    agent.train(env, 80, EveryStep())
+    # The same play once more: no update was due, so that the weights are the same.
+    again = AtariVectorEnv("Pong", env.protocol, 2, np.random.SeedSequence(0), training=True)
+    observations = again.reset()
+    greedy = []
+    for actions in env.sent:
+        greedy.append(agent.act(observations))
+        observations = again.step(actions).observations
+    assert np.array_equal(greedy[2:], env.sent[2:])
+    assert not np.array_equal(greedy[:2], env.sent[:2])  # random before learning starts
+
+
+def test_same_seed_gives_the_same_bytes() -> None:
+    assert learned(small_config(), steps=200) == learned(small_config(), steps=200)
+
+
+def test_two_seeds_give_two_networks() -> None:
+    assert learned(small_config(), steps=60, seed=0) != learned(small_config(), steps=60, seed=1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"double": True},
+        {"n_step": 3},
+        {"discount": 0.9},
+        {"loss": "squared"},
+        {"optimizer": "adam"},
+        {"learning_rate": 0.001},
+        {"rmsprop_decay": 0.9},
+        {"optimizer_epsilon": 0.01},
+        {"max_gradient_norm": 0.001},
+        {"batch_size": 5},
+        {"replay_capacity": 20},
+        {"target_update_steps": 0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_hyperparameter_changes_what_is_learned(change: dict[str, Any], boldly_learned: str) -> None:
+    assert learned(replace(bold_config(), **change), steps=80) != boldly_learned
+
+
+def test_training_leaves_the_global_generators_alone() -> None:
+    before = global_generators()
+    play(ready_agent(), 100)
+    assert global_generators() == before
+
+
+def test_acting_draws_no_random_number() -> None:
+    agent, observations = ready_agent(), noise_observations(8)
+    before = global_generators()
+    own = agent._exploration_rng.bit_generator.state, agent._replay_rng.bit_generator.state
+    assert np.array_equal(agent.act(observations), agent.act(observations))
+    assert global_generators() == before
+    assert (agent._exploration_rng.bit_generator.state, agent._replay_rng.bit_generator.state) == own
+
+
+def test_actions_do_not_depend_on_what_else_is_in_the_batch() -> None:
+    agent, observations = new_agent(), noise_observations(8)
+    one_by_one = np.concatenate([agent.act(observations[index : index + 1]) for index in range(8)])
+    assert np.array_equal(agent.act(observations), one_by_one)
+
+
+def test_acting_takes_no_memory_for_replay() -> None:
+    agent = new_agent(replace(small_config(), replay_capacity=10**15))
+    assert agent.act(noise_observations(2)).shape == (2,)
+
+
+def test_loaded_agent_acts_like_the_saved_one(tmp_path: Path) -> None:
+    saved, loaded, observations = ready_agent(seed=0), new_agent(seed=1), noise_observations(64)
+    play(saved, 60)
+    saved.save(tmp_path)
+    assert not np.array_equal(loaded.act(observations), saved.act(observations))
+    loaded.load(tmp_path)
+    assert np.array_equal(loaded.act(observations), saved.act(observations))
+    assert digest(loaded.network) == digest(saved.network)
+
+
+def refusal(directory: Path) -> str:
+    """What loading the directory is refused with; one line that names the file."""
+    with pytest.raises(LabError) as refused:
+        new_agent().load(directory)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.startswith(f"{directory / 'weights.safetensors'} holds no weights of this network")
+    return message
+
+
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
+    new_agent().save(tmp_path)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert refusal(tmp_path)
+
+
+def test_a_file_that_is_no_safetensors_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").write_bytes(b"\x80\x04 a pickle, perhaps")
+    assert refusal(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    new_agent(replace(small_config(), network="nature")).save(tmp_path)
+    assert refusal(tmp_path)
+
+
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("learning_rate", -0.001),
+        ("learning_rate", 0.0),
+        ("optimizer_epsilon", 0.0),
+        ("max_gradient_norm", -1.0),
+        ("batch_size", 0),
+        ("n_step", 0),
+        ("update_every_steps", 0),
+        ("learning_starts_steps", 0),
+        ("replay_capacity", -1),
+        ("target_update_steps", -1),
+        ("epsilon_decay_steps", -1),
+        ("epsilon_start", 1.5),
+        ("epsilon_end", -0.1),
+        ("discount", math.nan),
+        ("rmsprop_decay", 1.01),
+        ("network", "resnet"),
+        ("loss", "mse"),
+        ("optimizer", "sgd"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
+    with pytest.raises(LabError, match=f"^{field} is {value!r}; allowed is "):
+        replace(small_config(), **{field: value})
+
+
+def test_a_batch_larger_than_the_replay_is_refused() -> None:
+    with pytest.raises(LabError, match="batch_size is 32 and replay_capacity 31"):
+        replace(small_config(), batch_size=32, replay_capacity=31)
+
+
+def test_a_batch_larger_than_the_steps_before_learning_is_refused() -> None:
+    with pytest.raises(LabError, match="batch_size is 33 and learning_starts_steps 32"):
+        replace(small_config(), batch_size=33)
+
+
+def test_learning_that_would_start_beyond_the_budget_is_refused() -> None:
+    with pytest.raises(LabError, match="learning_starts_steps is 32 and the budget 32 steps"):
+        new_agent(total_steps=32)
+
+
+def test_replay_that_the_machine_cannot_hold_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 1_000_000)
+    with pytest.raises(LabError, match=r"needs .* GB, .* GB free; use .*--agent\.replay-capacity"):
+        new_agent().prepare()

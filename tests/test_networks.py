@@ -1,0 +1,93 @@
+"""The networks against the papers' layers, worked by hand, and where their weights come from."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from rl_lab.networks import NETWORKS, build_network
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def parameter_counts(network: nn.Sequential) -> list[int]:
+    """Weights and biases of each layer that has some."""
+    counts = [sum(parameter.numel() for parameter in layer.parameters()) for layer in network]
+    return [count for count in counts if count]
+
+
+def test_mnih2013_has_the_layers_of_the_paper() -> None:
+    assert parameter_counts(build_network("mnih2013", 4, seeded(0))) == [
+        16 * (4 * 8 * 8) + 16,  # 84x84 to 20x20
+        32 * (16 * 4 * 4) + 32,  # 20x20 to 9x9
+        256 * (32 * 9 * 9) + 256,
+        4 * 256 + 4,
+    ]
+
+
+def test_nature_has_the_layers_of_the_paper() -> None:
+    counts = parameter_counts(build_network("nature", 6, seeded(0)))
+    assert counts == [
+        32 * (4 * 8 * 8) + 32,  # 84x84 to 20x20
+        64 * (32 * 4 * 4) + 64,  # 20x20 to 9x9
+        64 * (64 * 3 * 3) + 64,  # 9x9 to 7x7
+        512 * (64 * 7 * 7) + 512,
+        6 * 512 + 6,
+    ]
+    assert sum(counts) == 1_687_206
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_rectifiers_stand_between_the_layers_and_none_after_the_last(name: str) -> None:
+    kinds = [type(layer) for layer in build_network(name, 4, seeded(0)) if not isinstance(layer, nn.Flatten)]
+    followers = [after for layer, after in pairwise(kinds) if layer in (nn.Conv2d, nn.Linear)]
+    assert set(followers) == {nn.ReLU}
+    assert kinds[-1] is nn.Linear
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_uint8_pixels_give_the_values_of_floats_from_0_to_1(name: str) -> None:
+    network = build_network(name, 5, seeded(0))
+    pixels = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, generator=seeded(1))
+    q_values = network(pixels)
+    assert q_values.shape == (3, 5)
+    assert torch.equal(q_values, network[1:](pixels.float() / 255))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_generator_gives_the_same_weights(name: str) -> None:
+    first, second = (build_network(name, 4, seeded(3)).state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_two_generators_give_two_networks(name: str) -> None:
+    first, second = (build_network(name, 4, seeded(seed)).state_dict() for seed in (3, 4))
+    assert not any(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_building_leaves_torchs_global_generator_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    build_network(name, 4, seeded(0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_weights_and_biases_fill_the_range_of_one_over_the_root_of_the_inputs(name: str) -> None:
+    for layer in build_network(name, 18, seeded(0)):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            assert 0.99 * bound < layer.weight.abs().max() <= bound
+            assert 0.5 * bound < layer.bias.abs().max() <= bound  # type: ignore[union-attr]  # all have biases

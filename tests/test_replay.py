@@ -1,0 +1,322 @@
+"""Replay against a list-based model that keeps everything, on games that hypothesis makes up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from rl_lab.atari import AtariVectorEnv, Protocol
+from rl_lab.atari.vector_env import Step
+from rl_lab.errors import LabError
+from rl_lab.replay import Batch, ReplayMemory
+
+DISCOUNT = 0.5  # sums of powers of two are exact: the model and the memory must agree to the bit
+
+# What a step does to a game: (terminated, episode_ends).
+OUTCOMES = {
+    "goes_on": (False, False),
+    "life_lost": (True, False),
+    "game_over": (True, True),
+    "truncated": (False, True),
+}
+
+
+class Slot(NamedTuple):
+    """One observation of a game, whole, and what was done on it; action None where the episode was cut."""
+
+    observation: NDArray[np.uint8]
+    age: int
+    action: int | None = None
+    reward: float = 0.0
+    terminated: bool = False
+
+
+class Transition(NamedTuple):
+    observation: NDArray[np.uint8]
+    action: int
+    n_step_return: float
+    discount: float
+    next_observation: NDArray[np.uint8]
+
+
+def model_transitions(history: list[Slot], num_slots: int, n_step: int) -> dict[int, Transition]:
+    """The complete transitions of one game by index, where its newest `num_slots` slots are remembered."""
+    transitions = {}
+    for index, first in enumerate(history):
+        oldest_frame = index - min(first.age, 3)
+        if first.action is None or oldest_frame < len(history) - num_slots:
+            continue
+        n_step_return, weight, end = 0.0, 1.0, index
+        while weight > 0 and end < min(index + n_step, len(history)) and history[end].action is not None:
+            n_step_return += weight * history[end].reward
+            weight = 0.0 if history[end].terminated else weight * DISCOUNT
+            end += 1
+        if weight == 0 or end < len(history):
+            last = history[end] if weight > 0 else first  # without weight, any observation will do
+            transitions[index] = Transition(first.observation, first.action, n_step_return, weight, last.observation)
+    return transitions
+
+
+class MadeUpGames:
+    """Plays given outcomes into a replay memory and keeps the whole history of each game.
+
+    Every frame, action and reward is told apart by a running number.
+    """
+
+    def __init__(self, memory: ReplayMemory, num_games: int) -> None:
+        self.memory = memory
+        self.histories: list[list[Slot]] = [[] for _ in range(num_games)]
+        self._ages = [0] * num_games
+        self._frames = 0
+        self._observations = np.stack([self._first_observation() for _ in range(num_games)])
+
+    def play(self, outcomes: list[str]) -> None:
+        """One step, with an outcome for each game."""
+        terminated, episode_ends = np.array([OUTCOMES[outcome] for outcome in outcomes], np.bool_).T
+        actions = np.array([len(history) % 256 for history in self.histories], np.int64)
+        rewards = np.array([len(history) % 7 - 3 for history in self.histories], np.float32)
+        next_observations = np.stack([self._next_observation(stack) for stack in self._observations])
+        observations = next_observations.copy()
+        for game in np.flatnonzero(episode_ends).tolist():
+            observations[game] = self._first_observation()
+        truncated = episode_ends & ~terminated
+        step = Step(next_observations, rewards, terminated, truncated, episode_ends, observations)
+        self.memory.add(self._observations, actions, step)
+        for game, history in enumerate(self.histories):
+            before = self._observations[game], self._ages[game]
+            history.append(Slot(*before, int(actions[game]), float(rewards[game]), bool(terminated[game])))
+            self._ages[game] += 1
+            if truncated[game]:
+                history.append(Slot(next_observations[game], self._ages[game]))
+            if episode_ends[game]:
+                self._ages[game] = 0
+        self._observations = observations
+
+    def cut(self) -> None:
+        """All games stop and start afresh."""
+        self.memory.cut(self._observations)
+        for game, history in enumerate(self.histories):
+            if self._ages[game] > 0:
+                history.append(Slot(self._observations[game], self._ages[game]))
+            self._ages[game] = 0
+        self._observations = np.stack([self._first_observation() for _ in self.histories])
+
+    def model(self) -> dict[tuple[int, int], Transition]:
+        """The complete transitions by (game, index)."""
+        return {
+            (game, index): transition
+            for game, history in enumerate(self.histories)
+            for index, transition in model_transitions(history, self.memory.num_slots, self.memory.n_step).items()
+        }
+
+    def _first_observation(self) -> NDArray[np.uint8]:
+        return self._next_observation(np.zeros((4, 84, 84), np.uint8))
+
+    def _next_observation(self, stack: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        self._frames += 1
+        frame = np.full((1, 84, 84), self._frames % 255 + 1, np.uint8)
+        return np.concatenate([stack[1:], frame])
+
+
+def play(memory: ReplayMemory, *games: list[str]) -> MadeUpGames:
+    """The games' outcomes, side by side."""
+    made_up = MadeUpGames(memory, len(games))
+    for outcomes in zip(*games, strict=True):
+        made_up.play(list(outcomes))
+    return made_up
+
+
+def everything(memory: ReplayMemory) -> tuple[list[tuple[int, int]], Batch]:
+    """The (game, index) of all complete transitions, and what they hold."""
+    games, indices = memory.transitions()
+    return list(zip(games.tolist(), indices.tolist(), strict=True)), memory.gather(games, indices)
+
+
+@st.composite
+def made_up_games(draw: st.DrawFn) -> MadeUpGames:
+    num_games = draw(st.integers(1, 3))
+    memory = ReplayMemory(
+        draw(st.integers(num_games, 5 * num_games)), num_games, discount=DISCOUNT, n_step=draw(st.integers(1, 4))
+    )
+    games = MadeUpGames(memory, num_games)
+    outcome = st.sampled_from(["goes_on", "goes_on", *OUTCOMES])
+    for _ in range(draw(st.integers(0, 40))):
+        if draw(st.integers(0, 9)) == 9:
+            games.cut()
+        else:
+            games.play([draw(outcome) for _ in range(num_games)])
+    return games
+
+
+@given(made_up_games())
+@settings(max_examples=150, deadline=None)
+def test_complete_transitions_are_those_of_the_model(games: MadeUpGames) -> None:
+    keys, _ = everything(games.memory)
+    assert keys == sorted(games.model())
+
+
+@given(made_up_games())
+@settings(max_examples=150, deadline=None)
+def test_every_transition_holds_what_the_model_holds(games: MadeUpGames) -> None:
+    keys, batch = everything(games.memory)
+    model = games.model()
+    for row, key in enumerate(keys):
+        expected = model[key]
+        assert batch.actions[row] == expected.action
+        assert batch.returns[row] == expected.n_step_return
+        assert batch.discounts[row] == expected.discount
+        assert np.array_equal(batch.observations[row], expected.observation)
+        assert np.array_equal(batch.next_observations[row], expected.next_observation)
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_stacks_are_what_a_real_game_showed(n_step: int) -> None:
+    # Short episodes with lost lives, frame caps and no-op starts.
+    protocol = Protocol(name="nature2015", life_loss="ends_return", max_frames_per_episode=300)
+    env = AtariVectorEnv("Breakout", protocol, 2, np.random.SeedSequence(0), training=True)
+    memory = ReplayMemory(1_000, 2, discount=0.99, n_step=n_step)
+    rng = np.random.default_rng(0)
+    shown: list[list[bytes]] = [[], []]
+    observations = env.reset()
+    for _ in range(200):
+        actions = rng.integers(0, env.num_actions, 2)
+        step = env.step(actions)
+        memory.add(observations, actions, step)
+        for game in range(2):
+            shown[game].append(observations[game].tobytes())
+            if step.episode_ends[game] and not step.terminated[game]:
+                shown[game].append(step.next_observations[game].tobytes())
+        observations = step.observations
+    keys, batch = everything(memory)
+    assert [stack.tobytes() for stack in batch.observations] == [shown[game][index] for game, index in keys]
+
+
+def test_stack_is_zero_before_an_episode_starts() -> None:
+    games = play(ReplayMemory(8, 1, discount=DISCOUNT), ["goes_on", "game_over", "goes_on", "goes_on"])
+    _, batch = everything(games.memory)
+    assert (batch.observations[2][:3] == 0).all()
+    assert (batch.observations[2][3] > 0).all()
+
+
+def test_no_stack_crosses_an_episode() -> None:
+    # Frames are numbered from 2 on: 2 to 4 are the first episode, 5 starts the second.
+    games = play(ReplayMemory(8, 1, discount=DISCOUNT), ["goes_on", "truncated", "goes_on", "goes_on"])
+    _, batch = everything(games.memory)
+    assert batch.observations[:, :, 0, 0].tolist() == [[0, 0, 0, 2], [0, 0, 2, 3], [0, 0, 0, 5]]
+    assert batch.next_observations[:, :, 0, 0].tolist() == [[0, 0, 2, 3], [0, 2, 3, 4], [0, 0, 5, 6]]
+
+
+def test_stack_goes_on_over_a_lost_life() -> None:
+    games = play(ReplayMemory(8, 1, discount=DISCOUNT), ["goes_on", "life_lost", "goes_on", "goes_on"])
+    _, batch = everything(games.memory)
+    assert batch.observations[2, :, 0, 0].tolist() == [0, 2, 3, 4]
+
+
+def test_terminated_return_has_discount_0_and_truncated_return_keeps_its_bootstrap() -> None:
+    games = play(ReplayMemory(8, 2, discount=DISCOUNT), ["game_over", "goes_on"], ["truncated", "goes_on"])
+    keys, batch = everything(games.memory)
+    assert keys == [(0, 0), (1, 0)]
+    assert batch.discounts.tolist() == [0.0, DISCOUNT]
+
+
+def test_cut_keeps_the_bootstrap_of_the_newest_step() -> None:
+    games = play(ReplayMemory(8, 1, discount=DISCOUNT), ["goes_on", "goes_on"])
+    games.cut()
+    keys, batch = everything(games.memory)
+    assert keys == [(0, 0), (0, 1)]
+    assert batch.discounts.tolist() == [DISCOUNT, DISCOUNT]
+
+
+@pytest.mark.parametrize(("capacity", "num_games", "expected"), [(20, 1, 20), (20, 4, 20), (21, 4, 24)])
+@pytest.mark.parametrize("n_step", [1, 4])
+def test_capacity_holds_rounded_up_to_equal_games(capacity: int, num_games: int, expected: int, n_step: int) -> None:
+    memory = ReplayMemory(capacity, num_games, discount=DISCOUNT, n_step=n_step)
+    play(memory, *[["goes_on"] * 60] * num_games)
+    assert len(memory.transitions()[0]) == expected
+
+
+@given(made_up_games(), st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_sample_draws_complete_transitions_only(games: MadeUpGames, seed: int) -> None:
+    model = games.model()
+    if not model:
+        return
+    known = {(t.action, t.n_step_return, t.discount, t.observation.tobytes()) for t in model.values()}
+    batch = games.memory.sample(16, np.random.default_rng(seed))
+    drawn = zip(batch.actions, batch.returns, batch.discounts, batch.observations, strict=True)
+    assert {(int(a), float(r), float(d), o.tobytes()) for a, r, d, o in drawn} <= known
+
+
+def test_sample_is_uniform_over_transitions_whatever_the_games_fill() -> None:
+    memory = ReplayMemory(30, 3, discount=DISCOUNT, n_step=2)
+    # 12, 24 and 13 slots written into rings of 15.
+    play(memory, ["goes_on"] * 12, ["truncated"] * 12, [*["goes_on"] * 5, "truncated", *["goes_on"] * 6])
+    games, indices = memory.transitions()
+    assert Counter(games.tolist()) == {0: 10, 1: 7, 2: 10}
+    # The newest frame of a stack tells the transition.
+    newest = memory.gather(games, indices).observations[:, -1, 0, 0].tolist()
+    assert len(set(newest)) == len(newest)
+    rng = np.random.default_rng(0)
+    drawn = Counter[int]()
+    for _ in range(200):
+        drawn.update(memory.sample(100, rng).observations[:, -1, 0, 0].tolist())
+    expected = 20_000 / len(newest)
+    chi_square = sum((drawn[frame] - expected) ** 2 / expected for frame in newest)
+    # Mean k - 1, variance 2 (k - 1): six standard deviations above.
+    degrees = len(newest) - 1
+    assert chi_square < degrees + 6 * (2 * degrees) ** 0.5
+    assert sum(drawn.values()) == sum(drawn[frame] for frame in newest)
+
+
+def test_same_generator_gives_the_same_batch() -> None:
+    memory = play(ReplayMemory(50, 1, discount=DISCOUNT), ["goes_on"] * 50).memory
+    first, second = (memory.sample(32, np.random.default_rng(7)) for _ in range(2))
+    assert [array.tobytes() for array in first] == [array.tobytes() for array in second]
+
+
+def test_two_generators_give_two_batches() -> None:
+    memory = play(ReplayMemory(50, 1, discount=DISCOUNT), ["goes_on"] * 50).memory
+    first, second = (memory.sample(32, np.random.default_rng(seed)).actions for seed in (7, 8))
+    assert not np.array_equal(first, second)
+
+
+def test_batch_has_the_documented_shapes_and_types() -> None:
+    batch = play(ReplayMemory(8, 2, discount=DISCOUNT), ["goes_on"] * 4, ["goes_on"] * 4).memory.sample(
+        5, np.random.default_rng(0)
+    )
+    assert [(array.shape, array.dtype.name) for array in batch] == [
+        ((5, 4, 84, 84), "uint8"),
+        ((5,), "int64"),
+        ((5,), "float32"),
+        ((5,), "float32"),
+        ((5, 4, 84, 84), "uint8"),
+    ]
+
+
+def test_sampling_an_empty_memory_names_the_flag_to_change() -> None:
+    with pytest.raises(LabError, match=r"empty.*--agent\.learning-starts-steps"):
+        ReplayMemory(8, 1, discount=DISCOUNT).sample(1, np.random.default_rng(0))
+
+
+def test_sampling_a_memory_without_a_complete_transition_names_the_flag_to_change() -> None:
+    memory = play(ReplayMemory(8, 1, discount=DISCOUNT), ["goes_on"]).memory
+    with pytest.raises(LabError, match=r"no complete transition yet.*--agent\.learning-starts-steps"):
+        memory.sample(1, np.random.default_rng(0))
+
+
+def test_capacity_below_a_transition_for_each_game_is_refused() -> None:
+    with pytest.raises(LabError, match="capacity is 3; allowed is at least one transition for each of 4 games"):
+        ReplayMemory(3, 4, discount=DISCOUNT)
+
+
+def test_memory_that_the_machine_lacks_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 2_000_000_000)
+    # Taken, 7 * 10**15 bytes would be a MemoryError.
+    with pytest.raises(LabError, match=r"needs 7064000\.\d GB, 2\.0 GB free; use .*--agent\.replay-capacity"):
+        ReplayMemory(10**12, 1, discount=DISCOUNT)
