@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from rl_lab.config import read_toml
 from rl_lab.errors import LabError
-from rl_lab.run import find_runs, last_evaluation
+from rl_lab.records import find_runs, last_evaluation
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,7 @@ def from_table(config_type: type[_Config], table: Mapping[str, Any], where: str)
             raise LabError(f"{where}: unknown key {key!r}{did_you_mean(key, types)} (allowed: {', '.join(types)})")
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]  # every config is a dataclass
         if field.name not in table and field.default is dataclasses.MISSING:
-            raise LabError(
-                f"{where}: the key {field.name!r} is missing; it is {_TYPE_WORDS[types[field.name]]}"
-            )
+            raise LabError(f"{where}: the key {field.name!r} is missing; it is {_TYPE_WORDS[types[field.name]]}")
     values = {key: _typed(value, types[key], f"{where}: {key}") for key, value in table.items()}
     try:
         return config_type(**values)

@@ -254,11 +254,11 @@ def test_sample_draws_complete_transitions_only(games: MadeUpGames, seed: int) -
 
 
 def test_sample_is_uniform_over_transitions_whatever_the_games_fill() -> None:
-    memory = ReplayMemory(30, 3, discount=DISCOUNT, n_step=2)
-    # 12, 24 and 13 slots written into rings of 15.
+    memory = ReplayMemory(30, 3, discount=DISCOUNT)
+    # 12, 24 and 13 slots written into rings of 14; the oldest one of the second game starts an episode.
     play(memory, ["goes_on"] * 12, ["truncated"] * 12, [*["goes_on"] * 5, "truncated", *["goes_on"] * 6])
     games, indices = memory.transitions()
-    assert Counter(games.tolist()) == {0: 10, 1: 7, 2: 10}
+    assert Counter(games.tolist()) == {0: 11, 1: 7, 2: 11}
     # The newest frame of a stack tells the transition.
     newest = memory.gather(games, indices).observations[:, -1, 0, 0].tolist()
     assert len(set(newest)) == len(newest)

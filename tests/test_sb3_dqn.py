@@ -297,6 +297,13 @@ def test_metrics_of_learning_start_with_the_first_update() -> None:
     assert log.metrics[20]["train/learning_rate"] == 1e-4
 
 
+def test_metrics_of_learning_outlive_the_ends_of_episodes() -> None:
+    log, protocol = EveryStep(), Protocol(name="short", noop_max=0, max_frames_per_episode=20)
+    ready_agent(replace(small_config(), update_every_steps=8)).train(breakout(protocol=protocol), 80, log)
+    updates = [metrics["train/n_updates"] for metrics in log.metrics]
+    assert updates == sorted(updates)
+
+
 def test_exploration_rate_is_one_before_learning_starts() -> None:
     log = EveryStep()
     ready_agent(replace(small_config(), epsilon_start=0.5)).train(breakout(), 20, log)
@@ -314,6 +321,7 @@ def test_q_mean_is_the_mean_of_the_greedy_values_of_the_last_batch() -> None:
     with torch.no_grad():
         q_values = agent.model.q_net(torch.from_numpy(some_observations()[:1]))
     agent.model.train(gradient_steps=1, batch_size=4)
+    agent.act(some_observations()[1:])  # acting is no update
     agent.train(breakout(iteration=1), 4, log)
     assert log.metrics[0]["train/q_mean"] == pytest.approx(q_values.max().item(), rel=1e-5)
 

@@ -248,14 +248,16 @@ def test_lives_are_counted_down_and_start_again_with_the_next_episode() -> None:
     assert [lives[step] for step in (0, *FIRE_ONLY_LIVES_LOST_AT_STEPS)] == [5, 4, 3, 2, 1, 5]
 
 
-def test_frame_cap_truncates_and_does_not_terminate() -> None:
+@pytest.mark.parametrize(("frame_skip", "length_steps"), [(4, 11), (3, 14), (1, 42)])
+def test_frame_cap_truncates_and_does_not_terminate(frame_skip: int, length_steps: int) -> None:
     recorder = Recorder()
-    protocol = dataclasses.replace(RANDOM, max_frames_per_episode=42)
-    steps = play(make("Pong", protocol, observer=recorder), np.zeros((22, 1), np.int64))
-    assert step_numbers([step.truncated for step in steps]) == (11, 22)
-    assert step_numbers([step.episode_ends for step in steps]) == (11, 22)
+    protocol = dataclasses.replace(RANDOM, frame_skip=frame_skip, max_frames_per_episode=42)
+    steps = play(make("Pong", protocol, observer=recorder), np.zeros((2 * length_steps, 1), np.int64))
+    ends = (length_steps, 2 * length_steps)
+    assert step_numbers([step.truncated for step in steps]) == ends
+    assert step_numbers([step.episode_ends for step in steps]) == ends
     assert step_numbers([step.terminated for step in steps]) == ()
-    assert [(episode.length_steps, episode.truncated) for episode in recorder.episodes] == [(11, True), (11, True)]
+    assert [(episode.length_steps, episode.truncated) for episode in recorder.episodes] == [(length_steps, True)] * 2
 
 
 @pytest.mark.parametrize(("cap", "truncated"), [(FIRE_ONLY_FRAMES - 1, True), (FIRE_ONLY_FRAMES, False)])
@@ -275,6 +277,25 @@ def test_life_loss_at_the_cap_ends_the_return_of_a_truncated_episode() -> None:
     end = play(make(protocol=protocol, observer=recorder), fire_only(lost_at_step))[-1]
     assert (end.terminated[0], end.truncated[0], end.episode_ends[0]) == (True, False, True)
     assert recorder.episodes[0].truncated
+
+
+# The other rules
+
+
+@pytest.mark.parametrize(("fire_reset", "lives"), [(True, 4), (False, 5)])
+def test_fire_reset_serves_the_first_ball(fire_reset: bool, lives: int) -> None:
+    env = make(protocol=dataclasses.replace(PLAIN, fire_reset=fire_reset))
+    play(env, np.full((40, 1), NOOP))
+    assert env.lives.tolist() == [lives]
+
+
+@pytest.mark.parametrize(("full_action_set", "num_actions"), [(True, 18), (False, 4)])
+def test_full_action_set_has_18_actions(full_action_set: bool, num_actions: int) -> None:
+    env = make(protocol=dataclasses.replace(PLAIN, full_action_set=full_action_set))
+    env.reset()
+    env.step(np.array([num_actions - 1]))
+    with pytest.raises(LabError, match=f"outside 0 to {num_actions - 1}"):
+        env.step(np.array([num_actions]))
 
 
 # Scores, lengths, steps

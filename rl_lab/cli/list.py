@@ -89,7 +89,7 @@ def _references(runs: Path) -> _Table:
 
 
 def _runs(runs: Path) -> _Table:
-    from rl_lab.run import find_runs, last_evaluation, read_status
+    from rl_lab.records import find_runs, last_evaluation, read_status
 
     def row(directory: Path) -> tuple[str, ...]:
         status, evaluation = read_status(directory), last_evaluation(directory)

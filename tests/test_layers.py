@@ -1,0 +1,69 @@
+"""The import rules of the lab: lower layers never import higher ones, and heavy libraries stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "rl_lab"
+LAYERS = (
+    {"errors", "checks", "schedules", "seeding", "files", "system", "scores", "config", "records"},
+    {"atari", "losses", "networks", "optimizers"},
+    {"replay"},
+    {"agent", "tensorboard"},
+    {"experiment"},
+    {"evaluation", "provenance"},
+    {"run", "checkpoint"},
+    {"training", "comparison"},
+    {"cli"},
+)
+LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Full names of all that the file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_module_imports_a_higher_layer(path: Path) -> None:
+    if layer(path) in ("__init__", "__main__"):
+        return
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "rl_lab" and parts[1] in LEVEL:
+            assert LEVEL[parts[1]] <= LEVEL[layer(path)], f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_bench_never_imports_stable_baselines3_and_only_atari_imports_ale_py(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert "stable_baselines3" not in roots
+    assert "ale_py" not in roots or layer(path) == "atari"
+
+
+def test_our_dqn_never_imports_stable_baselines3() -> None:
+    roots = {name.split(".")[0] for name in imported_modules(PACKAGE.parent / "agents" / "dqn.py")}
+    assert "stable_baselines3" not in roots
+
+
+@pytest.mark.parametrize("module", ["rl_lab", "rl_lab.cli.main", "rl_lab.comparison", "rl_lab.scores"])
+def test_light_modules_import_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
