@@ -24,6 +24,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from rl_lab.config import read_toml
 from rl_lab.errors import LabError
+from rl_lab.records import find_runs
 from rl_lab.scores import Reference, reference, score_table
 
 TRAINING_TAG = "rollout/ep_rew_mean"
@@ -131,27 +132,21 @@ def _write_reference(directory: Path, agent: Reference, game: str, frames: int) 
 
 
 def planned_frames(runs: Path) -> dict[str, int]:
-    """Game -> emulator frames of its longest run, as planned in the runs' config.toml; LabError if there is no run."""
+    """Game -> emulator frames of its longest run, as planned; LabError if there is no run."""
     frames: dict[str, int] = {}
-    for path in sorted(runs.glob("*/*/seed-*/config.toml")):
-        config = read_toml(path)
+    for directory in find_runs(runs):
+        config = read_toml(directory / "config.toml")
         planned = config["total_steps"] * config["protocol"]["frame_skip"]
         frames[config["game"]] = max(planned, frames.get(config["game"], 0))
-    if not frames:
-        state = "has no run" if runs.is_dir() else "is no folder"
-        raise LabError(
-            f"{str(runs)!r} {state}; give the folder that holds <Game>/<experiment>/seed-<n>/, "
-            "or make a run first with `rl-lab train`"
-        )
     return frames
 
 
 def link_runs(runs: Path, logdir: Path) -> None:
-    """Show the games of `runs` in `logdir`, which serves references too; call again for games that came later."""
-    for game in runs.resolve().iterdir():
-        link = logdir / game.name
-        if game.is_dir() and not link.is_symlink():
-            link.symlink_to(game, target_is_directory=True)
+    """Show what is in `runs` in `logdir`, which serves references too; call again for games that came later."""
+    for entry in runs.resolve().iterdir():
+        link = logdir / entry.name
+        if not link.is_symlink():
+            link.symlink_to(entry)
 
 
 class Server:

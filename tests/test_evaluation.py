@@ -71,13 +71,13 @@ def test_no_episode_is_an_error_not_a_nan() -> None:
 
 
 def test_check_stop_ends_an_evaluation() -> None:
-    class Enough(Exception):
+    class StopError(Exception):
         pass
 
     def stop() -> None:
-        raise Enough
+        raise StopError
 
     agent = Fire()
-    with pytest.raises(Enough):
+    with pytest.raises(StopError):
         evaluate(agent, "Pong", QUICK, episodes=1, seed=0, check_stop=stop)
     assert agent.asked == 1

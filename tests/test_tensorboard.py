@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 import pytest
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from rl_lab.cli.main import USER_ERROR, main
 from rl_lab.errors import LabError
 from rl_lab.scores import reference, score_table
 from rl_lab.tensorboard import EventWriter, Server, game_tag, link_runs, planned_frames, reference_runs
@@ -42,6 +43,7 @@ def write_run(folder: Path, scores: dict[int, float], resumed_at_frames: int | N
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG.format(game=game)
     (folder / "config.toml").write_text(config)
+    (folder / "status.json").write_text("{}")
     writer = EventWriter(
         folder, game=game, config_toml=config, hparams=HPARAMS[agent], resumed_at_frames=resumed_at_frames
     )
@@ -237,12 +239,9 @@ def test_no_process_is_left_after_closing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_serves_runs_and_references_until_it_is_stopped(runs: Path, number: signal.Signals) -> None:
-    script = (
-        "import argparse, rl_lab.cli.tensorboard as command; parser = argparse.ArgumentParser();"
-        "command.add_arguments(parser); raise SystemExit(command.main(parser.parse_args()))"
-    )
-    arguments = [str(runs), "--reference", "dqn_nature_2015"]
-    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True) as process:
+    script = "import sys, rl_lab.cli.main; sys.exit(rl_lab.cli.main.main())"
+    command = [sys.executable, "-c", script, "tensorboard", str(runs), "--reference", "dqn_nature_2015"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         address = next(found for line in lines if (found := re.match(r"TensorBoard at http://localhost:(\d+)/", line)))
@@ -273,10 +272,16 @@ def test_frames_of_a_game_are_those_of_its_longest_run(tmp_path: Path) -> None:
         folder = tmp_path / f"Pong/dqn/seed-{seed}"
         folder.mkdir(parents=True)
         (folder / "config.toml").write_text(f'game = "Pong"\ntotal_steps = {total_steps}\nprotocol.frame_skip = 4\n')
+        (folder / "status.json").write_text("{}")
     assert planned_frames(tmp_path) == {"Pong": 2_800}
 
 
-@pytest.mark.parametrize(("folder", "state"), [("", "has no run"), ("missing", "is no folder")])
-def test_folder_without_runs_is_refused_with_what_to_do(tmp_path: Path, folder: str, state: str) -> None:
-    with pytest.raises(LabError, match=rf"{tmp_path / folder}' {state}; .*rl-lab train"):
-        planned_frames(tmp_path / folder)
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_folder_without_runs_is_one_line_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["tensorboard", str(tmp_path / folder)]) == USER_ERROR
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / folder) in line
+    assert "`rl-lab train`" in line

@@ -343,6 +343,17 @@ def test_episodes_equal_a_count_by_hand(evaluated: Played) -> None:
     assert max(episode.score for episode in expected) >= 40
 
 
+def test_reset_in_mid_game_forgets_the_game() -> None:
+    # Doing nothing in Pong loses a point every second.
+    recorder = Recorder()
+    env = make("Pong", dataclasses.replace(PLAIN, max_frames_per_episode=480), observer=recorder)
+    play(env, np.zeros((100, 1), np.int64))
+    play(env, np.zeros((240, 1), np.int64))
+    after_reset, undisturbed = recorder.episodes
+    assert after_reset.length_steps == 120
+    assert after_reset.score == undisturbed.score < 0
+
+
 def test_frames_are_frame_skip_times_the_steps_of_all_games(evaluated: Played) -> None:
     assert evaluated.frames == 4 * 3 * 700
 
@@ -515,13 +526,16 @@ def test_observer_is_told_the_steps_before_each_step() -> None:
 
 
 def test_observer_that_raises_stops_the_agent_before_the_step() -> None:
+    actions = random_actions(10, 2, num_actions=4)
+    uninterrupted = play(make(num_games=2), actions)[-1]
     recorder = Recorder(stop_at_steps=4)
     env = make(num_games=2, observer=recorder)
     with pytest.raises(StopPlayingError):
-        play(env, np.zeros((10, 2), np.int64))
+        play(env, actions)
     assert env.steps == 4
     recorder.stop_at_steps = None
-    assert_still_plays(env)
+    resumed = [env.step(actions_t) for actions_t in actions[2:]][-1]
+    assert np.array_equal(resumed.observations, uninterrupted.observations)
 
 
 def test_returned_arrays_are_not_overwritten_by_later_steps() -> None:
@@ -530,7 +544,8 @@ def test_returned_arrays_are_not_overwritten_by_later_steps() -> None:
     step = env.step(np.zeros(2, np.int64))
     returned = (first, step.next_observations, step.observations, step.rewards.view(np.uint8))
     before = [array.tobytes() for array in returned]
-    env.step(np.full(2, 2))
+    for _ in range(20):
+        env.step(np.full(2, 2))
     assert [array.tobytes() for array in returned] == before
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rl_lab.cli.main import Parser
 from rl_lab.cli.table import print_table
 from rl_lab.comparison import Entry, differences, group, read_results, require_comparable
+from rl_lab.errors import LabError
 from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, Reference, ScoreTable, reference, score_table
 
 
@@ -28,6 +29,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     table = score_table(options.table)
     published = [reference(name) for name in options.reference]
     results, without = read_results(options.paths)
+    if not results:
+        raise LabError(f"none of the {len(without)} runs has an evaluation yet; wait for the first iteration's end")
     entries = group(results)
     if not options.mixed:
         require_comparable(entries)

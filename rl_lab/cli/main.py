@@ -1,6 +1,6 @@
 """`rl-lab`: finds the command and turns errors into one line and an exit status.
 
-A command is a module of this package with `add_arguments` and `main`. Only the chosen one does its heavy imports.
+A command is a module of this package with `main(parser, arguments)`. Only the chosen one is imported.
 """
 
 from __future__ import annotations

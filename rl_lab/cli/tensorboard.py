@@ -1,62 +1,66 @@
-"""`rl-lab tensorboard`: serve the runs, with published agents as lines beside them, until Ctrl-C."""
+"""Serve the curves of all runs in TensorBoard, live, until Ctrl-C, with published agents as lines beside them."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from rl_lab.cli.main import Parser
+from rl_lab.scores import reference
 
 _NEW_GAMES_SECONDS = 5  # as often as TensorBoard looks for new data
 
 
+def main(parser: Parser, arguments: Sequence[str]) -> int:
+    """`rl-lab tensorboard`."""
+    add_arguments(parser)
+    options = parser.parse_all(arguments)
+    try:
+        _serve(options)
+    except KeyboardInterrupt:
+        return 0
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
     parser.add_argument(
-        "runs",
-        metavar="RUNS",
-        nargs="?",
-        type=Path,
-        default=Path("runs"),
-        help="the folder that holds <Game>/<experiment>/seed-<n>/ (default: runs)",
+        "runs", nargs="?", type=Path, default=Path("runs"), metavar="RUNS", help="where runs are kept (runs)"
     )
     parser.add_argument(
         "--reference",
-        metavar="NAME",
         action="append",
         default=[],
-        help="a published agent to draw as a constant line in each game, such as dqn_nature_2015; may be repeated",
+        metavar="NAME",
+        help="a published agent to draw as a line in each game, such as dqn_nature_2015; may be repeated",
     )
-    parser.add_argument("--port", metavar="N", type=int, help="the port (default: the first free one from 6006)")
+    parser.add_argument("--port", type=int, metavar="N", help="port to listen at (default: the first free from 6006)")
     parser.add_argument(
-        "--host",
-        default="localhost",
-        help="the address to listen at; 0.0.0.0 lets other machines in (default: localhost)",
+        "--host", default="localhost", help="address to listen at (localhost); 0.0.0.0 lets other machines in"
     )
 
 
-def main(arguments: argparse.Namespace) -> int:
-    # Here, since torch takes seconds to import and `rl-lab --help` has none.
-    from rl_lab.scores import reference
-    from rl_lab.tensorboard import Server, link_runs, planned_frames, reference_runs
+def _serve(options: argparse.Namespace) -> NoReturn:
+    from rl_lab.tensorboard import Server, link_runs, planned_frames, reference_runs  # torch: not for --help
 
+    frames = planned_frames(options.runs)
     # Service managers stop with SIGTERM, and a script's background jobs start with SIGINT ignored: both are Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    frames = planned_frames(arguments.runs)
-    try:
-        with tempfile.TemporaryDirectory(prefix="rl-lab-tensorboard-") as folder:
-            logdir = Path(folder)
-            reference_runs(logdir / "reference", arguments.reference, frames)
-            link_runs(arguments.runs, logdir)
-            for name in arguments.reference:
-                print(f"{name}: {reference(name).description}")  # without its protocol, a line says little
-            if arguments.reference:
-                print("A reference that is far above the curves shows without 'Ignore outliers in chart scaling'.")
-            with Server(logdir, host=arguments.host, port=arguments.port) as server:
-                address = server.address
-                print(f"TensorBoard at {address} (by game: {address}#custom_scalars) - Ctrl-C stops it", flush=True)
-                while True:
-                    server.wait(_NEW_GAMES_SECONDS)
-                    link_runs(arguments.runs, logdir)
-    except KeyboardInterrupt:
-        return 0
+    with tempfile.TemporaryDirectory(prefix="rl-lab-tensorboard-") as folder:
+        logdir = Path(folder)
+        reference_runs(logdir / "reference", options.reference, frames)
+        link_runs(options.runs, logdir)
+        for name in options.reference:
+            print(f"{name}: {reference(name).description}")  # without its protocol, a line says little
+        if options.reference:
+            print("A reference that is far above the curves shows without 'Ignore outliers in chart scaling'.")
+        with Server(logdir, host=options.host, port=options.port) as server:
+            address = server.address
+            print(f"TensorBoard at {address} (by game: {address}#custom_scalars) - Ctrl-C stops it", flush=True)
+            while True:
+                server.wait(_NEW_GAMES_SECONDS)
+                link_runs(options.runs, logdir)

@@ -1,0 +1,221 @@
+"""The commands as people type them. Each mistake is one line on stderr, exit status 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rl_lab.atari import all_games
+from rl_lab.cli.main import main
+from rl_lab.experiment import config_names
+from rl_lab.training import run_experiment
+from tests.test_training import Silent
+from tests.tiny import tiny_experiment
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny run of Breakout."""
+    folder = tmp_path_factory.mktemp("cli") / "runs"
+    run_experiment(tiny_experiment(), folder, overwrite=False, reporter=Silent())
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+TINY = ["--threads", "1", "--total-steps", "200", "--iteration-steps", "200", "--num-games", "2"]
+TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400"]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("trian", "no command 'trian'; did you mean 'train'?"),
+        ("train dqn/quik", "no config 'dqn/quik'; did you mean 'dqn/quick'?"),
+        ("train absent.toml", "absent.toml is no readable TOML file"),
+        ("train --game Pnog", "no game 'Pnog'; did you mean 'Pong'?"),
+        ("train --agent dqm", "no agent 'dqm'; did you mean 'dqn'?"),
+        ("train --protocol nature2014", "no protocol 'nature2014'; did you mean 'nature2015'?"),
+        ("train --agent.learning-rte 1", "did you mean '--agent.learning-rate'?"),
+        ("train --seed one", "argument --seed: invalid int value: 'one'"),
+        ("train --seed -1", "seed is -1"),
+        ("train --agent.learning-rate nan", "learning_rate is nan"),
+        ("train --agent.learning-rate inf", "learning_rate is inf"),
+        ("train --agent.learning-rate -1", "learning_rate is -1.0"),
+        ("train --agent.batch-size 0", "batch_size is 0"),
+        ("train --agent.epsilon-end 1.5", "epsilon_end is 1.5; allowed is 0 to 1"),
+        ("train --protocol.sticky-probability 7", "sticky_probability is 7.0; allowed is 0 to 1"),
+        ("train --agent.batch-size 64 --agent.replay-capacity 32", "a batch no larger than the replay"),
+        ("train --total-steps 800", "nothing would be learned; use a smaller --agent.learning-starts-steps"),
+        ("train --total-steps 0", "total_steps is 0; allowed is 1 or more"),
+        ("train --agent.replay-capacity 100000000000", "GB free; use --agent.replay-capacity"),
+        ("train sb3_dqn/quick --agent.replay-capacity 1000000000", "GB free; use --agent.replay-capacity"),
+        ("train --device cuda", "torch sees no GPU; use --device cpu"),
+        ("train --device tpu", "device is 'tpu'; allowed is one of auto, cpu, cuda"),
+        ("train --seed 1 dqn/pong", "CONFIG comes first"),
+        ("evaluate absent", "absent is no run and no checkpoint"),
+        ("evaluate absent.zip", "does not say which game it plays; give --game"),
+        ("evaluate absent.zip --game Pong", "no file absent.zip"),
+        ("compare absent", "no runs in absent"),
+        ("list gmaes", "argument KIND: invalid choice: 'gmaes'"),
+        ("list runs", "no runs in runs"),
+        ("tensorboard absent", "absent"),
+        ("bench --steps 0", "0 steps, 5 repetitions; allowed are 4 or more"),
+    ],
+)
+def test_a_mistake_is_one_line_with_status_2_and_leaves_nothing(
+    command: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "cuda" in command:
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+    assert main(command.split()) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_compare_names_an_unknown_reference(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(runs), "--reference", "dqn_natur_2015"]) == 2
+    assert "did you mean 'dqn_nature_2015'?" in capsys.readouterr().err
+
+
+def test_train_ends_with_directory_scores_and_two_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--agent", "uniform", "--game", "breakout", *TINY]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("uniform-quick on Breakout, seed 0: 200 agent steps (800 frames)")
+    assert re.fullmatch(r" +800 frames +[\d,]+ frames/s  mean score .* over 1 episodes, human-normalized .*", lines[1])
+    assert lines[2].startswith("runs/Breakout/uniform-quick/seed-0: mean score")
+    assert [line.split()[2:4] for line in lines[3:]] == [["rl-lab", "tensorboard"], ["rl-lab", "evaluate"]]
+
+
+def test_dry_run_prints_an_experiment_that_trains_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--dry-run", "--seed", "3", "--agent.learning-rate", "1e-3"]) == 0
+    text = capsys.readouterr().out
+    assert "seed = 3" in text
+    assert "learning_rate = 0.001" in text
+    Path("mine.toml").write_text(text)
+    assert main(["train", "mine.toml", "--dry-run"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_help_of_train_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["train", "--help"])
+    assert done.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--agent.epsilon-decay-steps INTEGER Agent steps from epsilon_start to epsilon_end, linearly." in text
+    assert "--protocol.sticky-probability NUMBER Chance that the emulator repeats" in text
+
+
+def test_evaluate_reports_the_saved_agent_under_its_training_protocol(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs / "Breakout" / "tiny" / "seed-0"
+    command = ["evaluate", str(run), "--episodes", "3", "--threads", "1", "--json"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["game"], first["episodes"], len(first["scores"])) == ("Breakout", 3, 3)
+    assert first["protocol"] == "nature2015(max_frames_per_episode=400)"
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == first
+
+
+def test_evaluate_plays_by_another_protocol_on_request(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = runs / "Breakout" / "tiny" / "seed-0"
+    assert main(["evaluate", str(run), "--protocol", "atari100k", "--episodes", "1", "--threads", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["epsilon"] == 0.001
+
+
+def test_evaluate_refuses_a_game_with_other_actions(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(runs / "Breakout" / "tiny" / "seed-0"), "--game", "Alien"]) == 2
+    assert "the agent has 4 actions, Alien has 18" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "pickle"])
+def test_evaluate_refuses_a_damaged_agent_and_runs_no_code_from_it(
+    damage: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "Breakout" / "tiny" / "seed-0", run)
+    witness = tmp_path / "was-run"
+    for weights in run.glob("checkpoints/*/agent/weights.safetensors"):
+        whole = weights.read_bytes()
+        payload = {"truncated": whole[:1000], "foreign": b"{}", "pickle": pickle.dumps(_Malice(witness))}
+        weights.write_bytes(payload[damage])
+    assert main(["evaluate", str(run)]) == 2
+    errors = capsys.readouterr().err
+    assert "weights.safetensors is not as its manifest says" in errors
+    assert errors.count("\n") == 1
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("content", ["pickle", "zip with a pickle"])
+def test_evaluate_runs_no_code_from_a_file_offered_as_an_sb3_agent(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, witness = tmp_path / "model.zip", tmp_path / "was-run"
+    malice = pickle.dumps(_Malice(witness))
+    if content == "pickle":
+        path.write_bytes(malice)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data", malice)
+            archive.writestr("policy.pth", malice)
+    assert main(["evaluate", str(path), "--game", "Pong"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not witness.exists()
+
+
+def test_compare_shows_runs_beside_published_scores(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(runs), "--reference", "dqn_nature_2015"]) == 0
+    header, row, *_ = capsys.readouterr().out.splitlines()
+    assert header.split()[:2] == ["game", "agent"]
+    assert row.split()[:2] == ["Breakout", "tiny"]
+    assert row.endswith("401.2 (13.872)")
+
+
+@pytest.mark.parametrize("kind", ["games", "agents", "configs", "protocols", "references"])
+def test_list_shows_what_there_is(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", kind]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    some = {"games": "Pong", "agents": "dqn", "configs": "dqn/quick", "protocols": "sb3_zoo", "references": "rainbow"}
+    assert some[kind] in names
+    if kind == "games":
+        assert tuple(names) == all_games()
+    if kind == "configs":
+        assert tuple(names) == config_names()
+
+
+def test_list_runs_shows_state_and_score(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "runs", "--runs", str(runs)]) == 0
+    assert "finished" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "rl_lab", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("rl-lab ")
+
+
+class _Malice:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, witness: Path) -> None:
+        self._witness = witness
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, (str(self._witness), "w")

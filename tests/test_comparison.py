@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl_lab.cli.main import main
+from rl_lab.comparison import group, read_results, require_comparable
+from rl_lab.errors import LabError
+
+
+def write_run(runs: Path, experiment: str, seed: int, score: float | None, **changes: Any) -> Path:
+    """A run as `rl_lab.run` leaves it, as far as comparison reads it."""
+    run = runs / "Pong" / experiment / f"seed-{seed}"
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text(f'name = "{experiment}"\nseed = {seed}\n')
+    (run / "status.json").write_text("{}")
+    record = {"game": "Pong", "frames": 400_000, "protocol": "nature2015", "protocol_fingerprint": "aaa", **changes}
+    lines = [] if score is None else [{**record, "frames": 1, "mean_score": -21.0}, {**record, "mean_score": score}]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def test_an_entry_is_mean_and_spread_of_the_last_evaluations_over_seeds(tmp_path: Path) -> None:
+    for seed, score in enumerate((1.0, 2.0, 6.0)):
+        write_run(tmp_path, "dqn", seed, score)
+    (entry,) = group(read_results([tmp_path])[0])
+    assert (entry.score, entry.spread, len(entry.results)) == (3.0, pytest.approx(7**0.5), 3)
+
+
+def test_one_seed_has_no_spread(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, 5.0)
+    assert group(read_results([tmp_path])[0])[0].spread is None
+
+
+def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "dqn", 0, 5.0)
+    assert len(read_results([tmp_path, run])[0]) == 1
+
+
+def test_a_run_without_evaluation_is_named_not_counted(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "dqn", 0, None)
+    assert read_results([tmp_path]) == ([], [run])
+
+
+def test_other_protocols_or_budgets_in_one_game_are_refused_by_name(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, 5.0)
+    write_run(tmp_path, "sb3", 0, 5.0, frames=80_000)
+    with pytest.raises(LabError, match=r"Pong: different frames \(dqn 400,000, sb3 80,000\); .* --mixed"):
+        require_comparable(group(read_results([tmp_path])[0]))
+    write_run(tmp_path / "other", "dqn", 0, 5.0)
+    write_run(tmp_path / "other", "sb3", 0, 5.0, protocol="machado2018", protocol_fingerprint="bbb")
+    with pytest.raises(LabError, match=r"protocols \(dqn nature2015 aaa, sb3 machado2018 bbb\)"):
+        require_comparable(group(read_results([tmp_path / "other"])[0]))
+
+
+def test_seeds_of_one_experiment_with_other_budgets_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, 5.0)
+    write_run(tmp_path, "dqn", 1, 5.0, frames=80_000)
+    with pytest.raises(LabError, match="dqn 80,000 and 400,000"):
+        require_comparable(group(read_results([tmp_path])[0]))
+
+
+def test_mixed_shows_them_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "dqn", 0, 5.0)
+    write_run(tmp_path, "sb3", 0, 5.0, frames=80_000)
+    assert main(["compare", str(tmp_path)]) == 2
+    assert main(["compare", str(tmp_path), "--mixed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("Pong *")
+    assert any(line.startswith("* Pong mixes frames") for line in lines)
+
+
+def test_all_runs_without_evaluation_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "dqn", 0, None)
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "has an evaluation yet" in capsys.readouterr().err

@@ -1,0 +1,163 @@
+"""Whole runs of a real game, a second each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rl_lab.errors import LabError
+from rl_lab.evaluation import Evaluation
+from rl_lab.experiment import ExperimentConfig, load_experiment
+from rl_lab.records import last_evaluation, read_records, read_status
+from rl_lab.training import Outcome, Progress, run_experiment
+from tests.tiny import PROTOCOL, tiny_dqn, tiny_experiment
+
+
+class Silent:
+    """Shows nothing."""
+
+    def on_start(self, run: Path, config: ExperimentConfig) -> None: ...
+    def on_progress(self, progress: Progress) -> None: ...
+    def on_evaluation(self, progress: Progress, evaluation: Evaluation) -> None: ...
+    def on_end(self) -> None: ...
+
+
+def train(config: ExperimentConfig, runs: Path, *, overwrite: bool = False) -> Outcome:
+    return run_experiment(config, runs, overwrite=overwrite, reporter=Silent())
+
+
+def what_was_learned(run: Path) -> tuple[bytes, bytes]:
+    """The training episodes and the last weights."""
+    weights = sorted(run.glob("checkpoints/*/agent/weights.safetensors"))[-1]
+    return (run / "episodes.jsonl").read_bytes(), weights.read_bytes()
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+    first, again, other = (
+        train(tiny_experiment(seed=seed), tmp_path / folder).run for folder, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert what_was_learned(first) == what_was_learned(again)
+    assert (first / "evaluations.jsonl").read_bytes() == (again / "evaluations.jsonl").read_bytes()
+    for mine, others in zip(what_was_learned(first), what_was_learned(other), strict=True):
+        assert mine != others
+
+
+def test_how_much_is_evaluated_and_logged_does_not_change_what_is_learned(tmp_path: Path) -> None:
+    little = train(tiny_experiment(evaluation_episodes=1), tmp_path / "little").run
+    much = train(tiny_experiment(evaluation_episodes=5, log_every_steps=10), tmp_path / "much").run
+    assert what_was_learned(little) == what_was_learned(much)
+
+
+def test_a_run_holds_all_its_records(tmp_path: Path) -> None:
+    config = tiny_experiment()
+    outcome = train(config, tmp_path)
+    run = outcome.run
+    assert run == tmp_path / "Breakout" / "tiny" / "seed-0"
+    assert load_experiment(run / "config.toml") == config
+    assert json.loads((run / "provenance.json").read_text())["protocol_fingerprint"] == PROTOCOL.fingerprint
+    status = read_status(run)
+    assert (status.state, status.steps, status.frames) == ("finished", 400, 1_600)
+    assert [record["frames"] for record in read_records(run / "evaluations.jsonl")] == [800, 1_600]
+    evaluation = last_evaluation(run)
+    assert evaluation is not None
+    assert outcome.evaluation is not None
+    assert evaluation["scores"] == list(outcome.evaluation.scores)
+    assert evaluation["human_normalized_score"] == pytest.approx((evaluation["mean_score"] - 1.7) / (30.5 - 1.7))
+
+
+def test_training_curves_have_a_point_each_interval_with_x_in_frames(tmp_path: Path) -> None:
+    run = train(tiny_experiment(), tmp_path).run
+    records = read_records(run / "metrics.jsonl")
+    assert [record["frames"] for record in records] == [400, 800, 1_200, 1_600]
+    assert "train/loss" in records[-1]
+    assert records[-1]["train/n_updates"] == (400 - 2 - 64) // 4  # the last step's updates are due at the next one
+    assert {"rollout/ep_rew_mean", "rollout/exploration_rate", "time/fps", "train/q_mean"} <= records[-1].keys()
+
+
+def test_nothing_of_learning_is_recorded_before_the_first_update(tmp_path: Path) -> None:
+    run = train(tiny_experiment(agent=tiny_dqn(learning_starts_steps=300)), tmp_path).run
+    records = read_records(run / "metrics.jsonl")
+    assert "train/loss" not in records[0]
+    assert records[0]["rollout/exploration_rate"] == 1.0
+
+
+def test_an_existing_run_is_kept_unless_overwritten(tmp_path: Path) -> None:
+    config = tiny_experiment(total_steps=200)
+    run = train(config, tmp_path).run
+    before = (run / "episodes.jsonl").read_bytes()
+    with pytest.raises(LabError, match="exists; use --overwrite to delete it, or another --seed, --name or --runs"):
+        train(config, tmp_path)
+    assert (run / "episodes.jsonl").read_bytes() == before
+    assert train(config, tmp_path, overwrite=True).steps == 200
+
+
+def test_a_run_that_a_live_process_writes_is_refused_even_with_overwrite(tmp_path: Path) -> None:
+    config = tiny_experiment(total_steps=200)
+    run = train(config, tmp_path).run
+    status = json.loads((run / "status.json").read_text())
+    (run / "status.json").write_text(json.dumps({**status, "state": "running"}))  # by this process, which lives
+    with pytest.raises(LabError, match=f"process {os.getpid()} is writing to"):
+        train(config, tmp_path, overwrite=True)
+
+
+def test_what_cannot_work_leaves_no_run_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 1_000_000)
+    with pytest.raises(LabError, match="use --agent[.]replay-capacity"):
+        train(tiny_experiment(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failing_agent_leaves_a_failed_run_that_says_why(tmp_path: Path) -> None:
+    agent = tmp_path / "broken.py"
+    agent.write_text(
+        "from rl_lab.agent import load_agent\n"
+        "class Broken(load_agent('uniform')):\n"
+        "    def train(self, env, steps, log):\n"
+        "        env.reset()\n"
+        "        raise ZeroDivisionError('by design')\n"
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(tiny_experiment().to_toml())
+    with pytest.raises(ZeroDivisionError):
+        train(load_experiment(path, agent=str(agent)), tmp_path)
+    status = read_status(tmp_path / "Breakout" / "broken-mine" / "seed-0")
+    assert (status.state, status.reason) == ("failed", "ZeroDivisionError: by design")
+
+
+def test_an_agent_that_plays_another_number_of_steps_is_refused(tmp_path: Path) -> None:
+    agent = tmp_path / "lazy.py"
+    agent.write_text(
+        "from rl_lab.agent import load_agent\n"
+        "class Lazy(load_agent('uniform')):\n"
+        "    def train(self, env, steps, log):\n"
+        "        super().train(env, steps - 2, log)\n"
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(tiny_experiment().to_toml())
+    with pytest.raises(LabError, match="played 198 steps; `train` was asked for exactly 200"):
+        train(load_experiment(path, agent=str(agent)), tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "long.toml"
+    path.write_text(tiny_experiment(total_steps=1_000_000, evaluation_episodes=1).to_toml())
+    command = [sys.executable, "-m", "rl_lab", "train", str(path), "--runs", str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline(), process.stdout.readline()]  # the start, and the first iteration
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    assert errors == ""
+    assert "800 frames" in lines[1]
+    assert "the last checkpoint is at" in output
+    run = tmp_path / "runs" / "Breakout" / "tiny" / "seed-0"
+    assert (read_status(run).state, read_status(run).reason) == ("interrupted", number.name)
+    assert list(run.glob("checkpoints/*/manifest.json"))
