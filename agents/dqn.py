@@ -107,6 +107,12 @@ class DQN(Agent):
                 f"learning_starts_steps is {config.learning_starts_steps} and the budget {task.total_steps} steps: "
                 "nothing would be learned; use a smaller --agent.learning-starts-steps"
             )
+        first_transitions_steps = (config.n_step + 1) * task.num_games
+        if config.learning_starts_steps < first_transitions_steps:
+            raise LabError(
+                f"learning_starts_steps is {config.learning_starts_steps}; allowed is {first_transitions_steps} or more, "
+                f"when {task.num_games} games have their first {config.n_step}-step transitions"
+            )
         self.config = config
         self._task = task
         self._device = torch.device(task.device)
@@ -161,7 +167,7 @@ class DQN(Agent):
         try:
             self.network.load_state_dict(load_file(path))
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())
             raise LabError(
                 f"{path} holds no weights of this network ({reason}); give an agent that rl-lab saved"
             ) from error

@@ -79,7 +79,7 @@ class Evaluation:
         }
 
 
-class _Shares:
+class EpisodeShares:
     """Keeps the first episodes of each parallel game, as many as its share.
 
     Taking the first episodes to finish over all games would favour short ones.
@@ -123,7 +123,7 @@ def evaluate(
     if episodes < 1:
         raise LabError(f"evaluation episodes are {episodes}; allowed is 1 or more")
     num_games = min(episodes, DEFAULT_PARALLEL_GAMES)
-    shares = _Shares(episodes, num_games, check_stop)
+    shares = EpisodeShares(episodes, num_games, check_stop)
     rng = generator(seed, "evaluation", "exploration")
     env = AtariVectorEnv(
         game,

@@ -1,7 +1,8 @@
-"""A game of the tests' own: small enough that learning it takes seconds, and its optimum is known."""
+"""A game of the tests' own, small enough that learning it takes seconds and its optimum is known; and a metric log."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import numpy as np
@@ -88,3 +89,19 @@ class CatchEnv:
 def as_atari(env: CatchEnv) -> AtariVectorEnv:
     """The same object under the type that agents declare: they use no more of it than Catch has."""
     return cast("AtariVectorEnv", env)
+
+
+class EveryStep:
+    """A metric log that is due at each step, and looks at the agent then."""
+
+    def __init__(self, look: Callable[[], object] = lambda: None) -> None:
+        self.metrics: list[Mapping[str, float]] = []
+        self.seen: list[object] = []
+        self._look = look
+
+    def due(self) -> bool:
+        return True
+
+    def __call__(self, metrics: Mapping[str, float]) -> None:
+        self.metrics.append(metrics)
+        self.seen.append(self._look())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from rl_lab.agent import Task, load_agent
 from rl_lab.atari import AtariVectorEnv, named_protocol
 from rl_lab.errors import LabError
+from tests.fakes import EveryStep
 
 if TYPE_CHECKING:
     from agents.dqn import DQN, DQNConfig
@@ -29,22 +29,6 @@ PONG_ACTIONS = 6
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-class EveryStep:
-    """A metric log that is due at each step, and looks at the agent then."""
-
-    def __init__(self, look: Callable[[], object] = lambda: None) -> None:
-        self.metrics: list[Mapping[str, float]] = []
-        self.seen: list[object] = []
-        self._look = look
-
-    def due(self) -> bool:
-        return True
-
-    def __call__(self, metrics: Mapping[str, float]) -> None:
-        self.metrics.append(metrics)
-        self.seen.append(self._look())
 
 
 def dqn_class() -> type[DQN]:

@@ -10,13 +10,11 @@ import pytest
 import torch
 
 from rl_lab.agent import Agent, Task, load_agent
+from tests.fakes import OPTIMUM, CatchEnv, as_atari
 
 if TYPE_CHECKING:
     from agents.dqn import DQN
     from agents.sb3_dqn import SB3DQN
-    from tests.fakes import OPTIMUM, CatchEnv, as_atari
-else:
-    from fakes import OPTIMUM, CatchEnv, as_atari  # pytest puts this folder, not the project's, on the path
 
 NUM_GAMES = 4
 TOTAL_STEPS = 5_600

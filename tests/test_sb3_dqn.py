@@ -10,7 +10,7 @@ import pickle
 import random
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -26,6 +26,7 @@ from rl_lab.agent import Task, load_agent
 from rl_lab.atari import AtariVectorEnv, Episode, Protocol, named_protocol
 from rl_lab.errors import LabError
 from rl_lab.seeding import seed_sequence
+from tests.fakes import EveryStep
 
 if TYPE_CHECKING:
     from agents.sb3_dqn import SB3DQN, SB3DQNConfig
@@ -36,22 +37,6 @@ BREAKOUT_ACTIONS = 4
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-class EveryStep:
-    """A metric log that is due at each step, and looks at the agent then."""
-
-    def __init__(self, look: Callable[[], object] = lambda: None) -> None:
-        self.metrics: list[Mapping[str, float]] = []
-        self.seen: list[object] = []
-        self._look = look
-
-    def due(self) -> bool:
-        return True
-
-    def __call__(self, metrics: Mapping[str, float]) -> None:
-        self.metrics.append(metrics)
-        self.seen.append(self._look())
 
 
 class Episodes:

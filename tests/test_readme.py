@@ -1,0 +1,50 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rl_lab.cli.main import main
+from rl_lab.experiment import config_names
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_agent_of_the_readme_trains_and_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (text,) = code_blocks("python")
+    Path("bandit.py").write_text(text)
+    short = "--total-steps 240 --iteration-steps 240 --log-every-steps 80 --protocol.max-frames-per-episode 400"
+    assert main(f"train --agent bandit.py --game Freeway --evaluation-episodes 1 --threads 1 {short}".split()) == 0
+    assert main("evaluate runs/Freeway/bandit-quick/seed-0 --agent bandit.py --episodes 1".split()) == 0
+    assert "mean score" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_every_command_of_the_readme_parses(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [line for block in code_blocks("sh") for line in block.splitlines() if line.startswith("rl-lab train")]
+    assert len(commands) >= 4
+    for command in commands:
+        if "bandit.py" not in command:
+            assert main([*shlex.split(command.partition(" > ")[0], comments=True)[1:], "--dry-run"]) == 0, command
+
+
+def test_every_config_that_the_readme_names_exists() -> None:
+    named = set(re.findall(r"\b(?:dqn|sb3_dqn)/[a-z0-9_]+\b(?!\.)", README))
+    assert named <= set(config_names())
+    assert named
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    root = Path(__file__).parent.parent
+    for name in re.findall(r"`((?:agents|configs|rl_lab|docs|tests)/[\w/.]*)`", README):
+        assert (root / name).exists(), name
