@@ -19,7 +19,7 @@ from typing import Protocol as TypingProtocol
 import torch
 
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import AtariVectorEnv, Episode
+from rl_lab.atari import AtariVectorEnv, Episode, num_actions
 from rl_lab.checkpoint import save_checkpoint
 from rl_lab.errors import LabError
 from rl_lab.evaluation import Evaluation, evaluate
@@ -88,9 +88,8 @@ def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, rep
     device, threads = resolve_device(config.device), resolve_threads(config.threads)
     torch.set_num_threads(threads)
     keep_freed_memory()
-    num_actions = _new_env(config, 0).num_actions
     task = Task(
-        num_actions=num_actions,
+        num_actions=num_actions(config.game, config.protocol),
         num_games=config.num_games,
         total_steps=config.total_steps,
         seed=config.seed,
@@ -100,18 +99,18 @@ def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, rep
     agent.prepare()
     with Run.create(runs, config, overwrite=overwrite, device=device, threads=threads) as run:
         reporter.on_start(run.directory, config)
-        return _Loop(agent, run, reporter, num_actions).run()
+        return _Loop(agent, task, run, reporter).run()
 
 
 class _Loop:
     """The iterations of one run."""
 
-    def __init__(self, agent: Agent, run: Run, reporter: Reporter, num_actions: int) -> None:
+    def __init__(self, agent: Agent, task: Task, run: Run, reporter: Reporter) -> None:
         self._agent = agent
         self._run = run
         self._config = run.config
         self._reporter = reporter
-        self._num_actions = num_actions
+        self._task = task
         self._stop_signal = 0
         self._saved_steps = 0
         self._evaluation: Evaluation | None = None
@@ -156,7 +155,7 @@ class _Loop:
             check_stop=self._check_stop,
         )
         self._run.log_evaluation(evaluation, steps=total, iteration=iteration)
-        save_checkpoint(self._run.directory, self._agent, config, num_actions=self._num_actions, steps=total)
+        save_checkpoint(self._run.directory, self._agent, config, num_actions=self._task.num_actions, steps=total)
         self._saved_steps, self._evaluation = total, evaluation
         self._run.set_status("running")
         self._reporter.on_evaluation(progress, evaluation)
@@ -240,7 +239,7 @@ class _Curves:
         self._reporter.on_progress(self._progress)
 
 
-def _new_env(config: ExperimentConfig, iteration: int, observer: _Curves | None = None) -> AtariVectorEnv:
+def _new_env(config: ExperimentConfig, iteration: int, observer: _Curves) -> AtariVectorEnv:
     """The training environment of an iteration."""
     return AtariVectorEnv(
         config.game,

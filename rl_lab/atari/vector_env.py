@@ -68,6 +68,11 @@ class Observer(TypingProtocol):
         """Called at each episode's end."""
 
 
+def num_actions(game: str, protocol: Protocol) -> int:
+    """Actions that the game offers under the protocol."""
+    return AtariVectorEnv(game, protocol, 1, np.random.SeedSequence(0), training=False).num_actions
+
+
 class AtariVectorEnv:
     """B parallel games of one kind under one protocol, in lockstep."""
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import AtariVectorEnv
+from rl_lab.atari import AtariVectorEnv, num_actions
 from rl_lab.cli.main import Parser
 from rl_lab.cli.table import print_table
 from rl_lab.errors import LabError
@@ -75,10 +75,7 @@ def _ready_agent(config: ExperimentConfig, total_steps: int, device: str) -> tup
     """The config's agent, which learns from early in the first turn on."""
     table = {**vars(config.agent), "learning_starts_steps": 64, "replay_capacity": total_steps}
     agent_type = load_agent(config.agent.name)
-    num_actions = AtariVectorEnv(
-        config.game, config.protocol, config.num_games, seed_sequence(0), training=True
-    ).num_actions
-    task = Task(num_actions, config.num_games, total_steps, seed=0, device=device)
+    task = Task(num_actions(config.game, config.protocol), config.num_games, total_steps, seed=0, device=device)
     agent = agent_type(agent_type.Config(**table), task)
     agent.prepare()
     return agent, config

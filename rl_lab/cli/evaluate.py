@@ -16,14 +16,13 @@ from pathlib import Path
 import torch
 
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import AtariVectorEnv, Protocol, named_protocol, resolve_game
+from rl_lab.atari import Protocol, named_protocol, num_actions, resolve_game
 from rl_lab.checkpoint import check_manifest, described_protocol, newest_checkpoint, restore_agent
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line
 from rl_lab.errors import LabError
 from rl_lab.evaluation import evaluate
 from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, score_table
-from rl_lab.seeding import seed_sequence
 from rl_lab.system import resolve_device, resolve_threads
 
 _ZIP_PROTOCOL = "sb3_zoo"
@@ -46,8 +45,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     options = parser.parse_all(arguments)
     table = score_table(options.table).name
     torch.set_num_threads(resolve_threads(options.threads))
-    agent, game, protocol, num_actions = _load(options)
-    _require_actions(game, protocol, num_actions)
+    agent, game, protocol, trained_with = _load(options)
+    _require_actions(game, protocol, trained_with)
 
     episodes = protocol.evaluation_episodes if options.episodes is None else options.episodes
     evaluation = evaluate(agent, game, protocol, episodes=episodes, seed=options.seed)
@@ -68,8 +67,8 @@ def _load(options: argparse.Namespace) -> tuple[Agent, str, Protocol, int]:
             raise LabError(f"{saved} does not say which game it plays; give --game")
         game = resolve_game(options.game)
         protocol = named_protocol(options.protocol or _ZIP_PROTOCOL)
-        num_actions = _num_actions(game, protocol)
-        return _load_zip(saved, num_actions, device), game, protocol, num_actions
+        actions = num_actions(game, protocol)
+        return _load_zip(saved, actions, device), game, protocol, actions
 
     checkpoint = _checkpoint(saved)
     agent, description = restore_agent(checkpoint / "agent", agent_file=options.agent, device=device)
@@ -88,13 +87,13 @@ def _checkpoint(saved: Path) -> Path:
     return newest_checkpoint(saved)
 
 
-def _load_zip(path: Path, num_actions: int, device: str) -> Agent:
+def _load_zip(path: Path, actions: int, device: str) -> Agent:
     """A bare stable-baselines3 DQN with the zoo's network; nothing in the file is run."""
     if not path.is_file():
         raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN")
     agent_type = load_agent("sb3_dqn")
     agent = agent_type(
-        agent_type.Config(name="sb3_dqn"), Task(num_actions, num_games=1, total_steps=0, seed=0, device=device)
+        agent_type.Config(name="sb3_dqn"), Task(actions, num_games=1, total_steps=0, seed=0, device=device)
     )
     with tempfile.TemporaryDirectory() as folder:
         shutil.copyfile(path, Path(folder) / "model.zip")
@@ -102,12 +101,8 @@ def _load_zip(path: Path, num_actions: int, device: str) -> Agent:
     return agent
 
 
-def _require_actions(game: str, protocol: Protocol, num_actions: int) -> None:
+def _require_actions(game: str, protocol: Protocol, trained_with: int) -> None:
     """LabError unless the game has the number of actions that the agent was trained with."""
-    available = _num_actions(game, protocol)
-    if available != num_actions:
-        raise LabError(f"the agent has {num_actions} actions, {game} has {available}; evaluate it on its own game")
-
-
-def _num_actions(game: str, protocol: Protocol) -> int:
-    return AtariVectorEnv(game, protocol, 1, seed_sequence(0), training=False).num_actions
+    available = num_actions(game, protocol)
+    if available != trained_with:
+        raise LabError(f"the agent has {trained_with} actions, {game} has {available}; evaluate it on its own game")
