@@ -36,6 +36,14 @@ _BYTES_PER_TRANSITION = 2 * 28_224 + 20
 """Two stacked observations of 4 x 84 x 84 bytes; action 8, reward 4, end 4, time limit 4."""
 
 
+_BAD_ZIP = (
+    *(OSError, EOFError, RuntimeError, ValueError, zlib.error, pickle.UnpicklingError),
+    # torch's restricted unpickler raises whatever the bytes of a damaged file provoke.
+    *(TypeError, AttributeError, LookupError, AssertionError),
+)
+"""What reading a file that is no whole model of SB3's raises."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SB3DQNConfig(AgentConfig):
     """Hyperparameters of stable-baselines3's DQN, by the lab's names. The defaults are RL Baselines3 Zoo's for Atari.
@@ -139,7 +147,7 @@ class SB3DQN(Agent):
             # load_data=False leaves the member with the pickles unread; tensors are read with torch's weights_only.
             _, parameters, _ = load_from_zip_file(path, load_data=False, device=self._task.device)
             weights = cast("dict[str, Tensor]", parameters["policy"])  # SB3 declares it as a single tensor
-        except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError, zlib.error) as error:
+        except _BAD_ZIP as error:
             raise LabError(
                 f"{path} is missing, damaged or no model that stable-baselines3 saved ({type(error).__name__}); "
                 "give an agent that rl-lab saved"
@@ -298,6 +306,7 @@ def _check_fit(config: SB3DQNConfig, task: Task) -> None:
                 f"{field} is {getattr(config, field)} with {task.num_games} games; allowed is at least 1 a game"
             )
     _require_whole_rounds(task.total_steps, "the budget is", config, task)
+    _require_whole_rounds(task.iteration_steps, "the steps of an iteration are", config, task)
 
 
 def _require_whole_rounds(steps: int, what: str, config: SB3DQNConfig, task: Task) -> None:

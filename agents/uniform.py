@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ class Uniform(Agent):
     def __init__(self, config: AgentConfig, task: Task) -> None:
         self._num_actions = task.num_actions
         self._rng = generator(task.seed, "exploration")
+        self._acting_rng = generator(task.seed, "acting")
 
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
         """Play."""
@@ -27,8 +27,8 @@ class Uniform(Agent):
             env.step(self._rng.integers(0, self._num_actions, env.num_games))
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Actions [B] by a checksum of the pixels: they look random, and acting draws no random number."""
-        return np.array([zlib.crc32(observation.tobytes()) % self._num_actions for observation in observations])
+        """Random actions [B], from a stream of their own: how often it is asked does not change the training."""
+        return self._acting_rng.integers(0, self._num_actions, len(observations))
 
     def save(self, directory: Path) -> None:
         """Nothing to save."""

@@ -45,6 +45,8 @@ class Task:
     """The root seed: see rl_lab.seeding."""
     device: str = "cpu"
     """A torch device: cpu or cuda."""
+    iteration_steps: int = 0
+    """Agent steps of each call of `train` but the last, which may be shorter; 0 outside of training."""
 
 
 class MetricLog(Protocol):
@@ -75,7 +77,7 @@ class Agent(ABC):
 
     @abstractmethod
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Greedy actions [B] for observations [B, 4, 84, 84]; draws no random number."""
+        """Greedy actions [B] for observations [B, 4, 84, 84]; must not change what is learned, however often asked."""
 
     @abstractmethod
     def save(self, directory: Path) -> None:

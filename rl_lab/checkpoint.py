@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,14 @@ class Description:
     experiment: str
     game: str
     seed: int
-    num_actions: int
+    actions: list[str]
     steps: int
     frames: int
     protocol: dict[str, Any]
     agent: dict[str, Any]
 
 
-def save_checkpoint(run: Path, agent: Agent, config: ExperimentConfig, *, num_actions: int, steps: int) -> Path:
+def save_checkpoint(run: Path, agent: Agent, config: ExperimentConfig, *, actions: Sequence[str], steps: int) -> Path:
     """Write a checkpoint of the run, then delete all but the newest two; the new one's directory."""
     frames = steps * config.protocol.frame_skip
     final = run / "checkpoints" / f"{frames:012d}"
@@ -56,14 +57,14 @@ def save_checkpoint(run: Path, agent: Agent, config: ExperimentConfig, *, num_ac
         experiment=config.name,
         game=config.game,
         seed=config.seed,
-        num_actions=num_actions,
+        actions=list(actions),
         steps=steps,
         frames=frames,
         protocol=vars(config.protocol),
         agent=vars(config.agent),
     )
     (temporary / "agent" / "agent.json").write_text(json.dumps(vars(description), indent=2), encoding="utf-8")
-    _write_manifest(temporary)
+    write_manifest(temporary)
     temporary.rename(final)
     _sync(final.parent)
     for old in checkpoints(run)[:-_KEPT]:
@@ -124,12 +125,14 @@ def restore_agent(directory: Path, *, agent_file: str | None = None, device: str
     that a folder from a stranger runs nothing.
     """
     description = read_description(directory)
-    name = str(description.agent.get("name"))
+    name = description.agent.get("name")
+    if not isinstance(name, str):
+        raise LabError(f"{directory / 'agent.json'} names no agent")
     if name.endswith(".py") and agent_file is None:
         raise LabError(f"{directory} was trained by the agent file {name}; give its path with --agent: it will be run")
     agent_type = load_agent(agent_file or name)
     config = from_table(agent_type.Config, description.agent, str(directory / "agent.json"))
-    task = Task(num_actions=description.num_actions, num_games=1, total_steps=0, seed=description.seed, device=device)
+    task = Task(num_actions=len(description.actions), num_games=1, total_steps=0, seed=description.seed, device=device)
     agent = agent_type(config, task)
     agent.load(directory)
     return agent, description
@@ -140,7 +143,7 @@ def described_protocol(description: Description) -> Protocol:
     return from_table(Protocol, description.protocol, "agent.json: protocol")
 
 
-def _write_manifest(directory: Path) -> None:
+def write_manifest(directory: Path) -> None:
     """Sync every file, then name them all with their digests."""
     names = _file_names(directory)
     for name in names:

@@ -1,42 +1,39 @@
-"""Range checks for configuration values: a failure is one line that names the field, the value and what is allowed."""
+"""Range checks for configuration values: a failure is one line with the field, the value and what is allowed."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from rl_lab.errors import LabError
 
-
-class _Named(Protocol):
-    """Anything whose fields can be read by name."""
+# Comparisons with nan are false, so each check also keeps nan out.
 
 
-def require_between(config: _Named, low: float, high: float, *fields: str) -> None:
-    """Each field is a finite number in [low, high], else a LabError."""
+def require_between(config: object, low: float, high: float, *fields: str) -> None:
+    """Each field is a number in [low, high], else a LabError."""
     for field in fields:
         value = getattr(config, field)
-        if not (math.isfinite(value) and low <= value <= high):
-            raise LabError(f"{field} is {value!r}; allowed is {low:g} to {high:g}")
+        if not low <= value <= high:
+            raise LabError(f"{field} is {value!r}; allowed is {low} to {high}")
 
 
-def require_at_least(config: _Named, low: float, *fields: str) -> None:
+def require_at_least(config: object, low: float, *fields: str) -> None:
     """Each field is a finite number of at least `low`, else a LabError."""
     for field in fields:
         value = getattr(config, field)
-        if not (math.isfinite(value) and value >= low):
-            raise LabError(f"{field} is {value!r}; allowed is {low:g} or more")
+        if not low <= value < math.inf:
+            raise LabError(f"{field} is {value!r}; allowed is {low} or more")
 
 
-def require_positive(config: _Named, *fields: str) -> None:
+def require_positive(config: object, *fields: str) -> None:
     """Each field is a finite number above zero, else a LabError."""
     for field in fields:
         value = getattr(config, field)
-        if not (math.isfinite(value) and value > 0):
+        if not 0 < value < math.inf:
             raise LabError(f"{field} is {value!r}; allowed is anything above 0")
 
 
-def require_one_of(config: _Named, allowed: tuple[str, ...], *fields: str) -> None:
+def require_one_of(config: object, allowed: tuple[str, ...], *fields: str) -> None:
     """Each field is one of the allowed words, else a LabError."""
     for field in fields:
         value = getattr(config, field)

@@ -6,14 +6,14 @@ Scores of different protocols or budgets do not compare, so a game's entries mus
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
-from rl_lab.config import read_toml
 from rl_lab.errors import LabError
-from rl_lab.records import find_runs, last_evaluation
+from rl_lab.records import find_runs, last_evaluation, read_config
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Result:
     fingerprint: str
     score: float
     """Mean raw score over the evaluation's episodes."""
+    settings: Mapping[str, object]
+    """All of the experiment but its seed and what does not change results, flat."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read_results(paths: Iterable[Path]) -> tuple[list[Result], list[Path]]:
         if evaluation is None:
             without.append(directory)
             continue
-        config = read_toml(directory / "config.toml")
+        config = read_config(directory)
         results.append(
             Result(
                 game=evaluation["game"],
@@ -78,6 +80,7 @@ def read_results(paths: Iterable[Path]) -> tuple[list[Result], list[Path]]:
                 protocol=evaluation["protocol"],
                 fingerprint=evaluation["protocol_fingerprint"],
                 score=evaluation["mean_score"],
+                settings=_settings(config),
             )
         )
     return results, without
@@ -103,13 +106,45 @@ def differences(entries: Sequence[Entry]) -> dict[str, list[str]]:
         if len({protocol.rpartition(" ")[2] for entry in of_game for protocol in entry.protocols}) > 1:
             rules = (f"{e.experiment} {' and '.join(e.protocols)}" for e in of_game)
             reasons.append(f"protocols ({', '.join(rules)})")
+        for entry in of_game:
+            reasons += _not_one_experiment(entry)
         if reasons:
             found[game] = reasons
     return found
 
 
+def _not_one_experiment(entry: Entry) -> list[str]:
+    """What keeps an entry's results from being seeds of one experiment."""
+    reasons = []
+    names = {name for result in entry.results for name in result.settings}
+    different = sorted(n for n in names if len({str(result.settings.get(n)) for result in entry.results}) > 1)
+    if different:
+        reasons.append(f"settings under the name {entry.experiment} ({', '.join(different)})")
+    seeds = [result.seed for result in entry.results]
+    if len(set(seeds)) < len(seeds):
+        reasons.append(f"runs of one seed of {entry.experiment} ({', '.join(map(str, sorted(seeds)))})")
+    return reasons
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, object]:
+    flat = {f"agent.{name}": value for name, value in config["agent"].items()}
+    flat |= {name: value for name, value in config.items() if not isinstance(value, dict)}
+    # The budget and the protocol are told apart by the evaluation's frames and fingerprint.
+    for name in (
+        "seed",
+        "total_steps",
+        "evaluation_episodes",
+        "log_every_steps",
+        "device",
+        "threads",
+        "emulator_threads",
+    ):
+        flat.pop(name, None)
+    return flat
+
+
 def require_comparable(entries: Sequence[Entry]) -> None:
-    """LabError naming what differs, unless all entries of each game have one protocol and one budget."""
+    """LabError naming what differs, unless each game has one protocol and budget, and each entry one experiment."""
     for game, reasons in differences(entries).items():
         raise LabError(
             f"{game}: different {' and '.join(reasons)}; give runs that agree, or --mixed to see all, marked"

@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import docstring_parser
 import tomlkit
@@ -14,7 +14,8 @@ import tomlkit
 from rl_lab.errors import LabError, did_you_mean
 
 _Config = TypeVar("_Config")
-_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+PLAIN_TYPES: tuple[type, ...] = (int, float, bool, str)
+_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a table"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -33,7 +34,7 @@ def from_table(config_type: type[_Config], table: Mapping[str, Any], where: str)
             raise LabError(f"{where}: unknown key {key!r}{did_you_mean(key, types)} (allowed: {', '.join(types)})")
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]  # every config is a dataclass
         if field.name not in table and field.default is dataclasses.MISSING:
-            raise LabError(f"{where}: the key {field.name!r} is missing; it is {_TYPE_WORDS[types[field.name]]}")
+            raise LabError(f"{where}: the key {field.name!r} is missing; it is {_type_word(types[field.name])}")
     values = {key: _typed(value, types[key], f"{where}: {key}") for key, value in table.items()}
     try:
         return config_type(**values)
@@ -64,7 +65,15 @@ def field_docs(config_type: type) -> dict[str, str]:
 def _typed(value: object, expected: type, where: str) -> object:
     """The value if it has the field's type; an integer serves as a number."""
     if expected is float and type(value) is int:
-        return float(value)
-    if expected in _TYPE_WORDS and type(value) is not expected:
-        raise LabError(f"{where} is {value!r}; allowed is {_TYPE_WORDS[expected]}")
+        try:
+            return float(value)
+        except OverflowError:
+            raise LabError(f"{where} is an integer too large for a number") from None
+    kind = get_origin(expected) or expected
+    if kind in _TYPE_WORDS and type(value) is not kind:
+        raise LabError(f"{where} is {value!r}; allowed is {_type_word(expected)}")
     return value
+
+
+def _type_word(expected: type) -> str:
+    return _TYPE_WORDS.get(get_origin(expected) or expected, "a table")

@@ -122,6 +122,8 @@ def evaluate(
     """
     if episodes < 1:
         raise LabError(f"evaluation episodes are {episodes}; allowed is 1 or more")
+    if seed < 0:
+        raise LabError(f"the evaluation's seed is {seed}; allowed is 0 or more")
     num_games = min(episodes, DEFAULT_PARALLEL_GAMES)
     shares = EpisodeShares(episodes, num_games, check_stop)
     rng = generator(seed, "evaluation", "exploration")

@@ -14,6 +14,7 @@ from rl_lab.checks import require_at_least, require_between, require_one_of
 from rl_lab.config import from_table, read_toml, to_toml
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
+from rl_lab.system import DEVICES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,9 @@ class ExperimentConfig:
     seed: int = 0
     """Root of all random streams; one run is one seed."""
     total_steps: int
-    """Budget in agent steps over all parallel games; one is 4 emulator frames."""
+    """Budget in agent steps over all parallel games; one is frame_skip (4) emulator frames."""
     iteration_steps: int
-    """Agent steps between evaluations; each iteration starts new games, and ends with a checkpoint."""
+    """Agent steps between evaluations. Each iteration starts new games; those unfinished at its end are not counted."""
     num_games: int = 1
     """Parallel games in training."""
     evaluation_episodes: int = 30
@@ -57,7 +58,7 @@ class ExperimentConfig:
         require_at_least(self, 1, "total_steps", "iteration_steps", "evaluation_episodes", "log_every_steps")
         require_between(self, 0, 1_024, "threads")
         require_between(self, 1, 1_024, "emulator_threads")
-        require_one_of(self, ("auto", "cpu", "cuda"), "device")
+        require_one_of(self, DEVICES, "device")
         for field in ("total_steps", "iteration_steps"):
             steps = getattr(self, field)
             if steps % self.num_games:
@@ -104,15 +105,30 @@ def load_experiment(path: Path, *, agent: str | None = None, protocol: str | Non
         if not isinstance(table.get(section), dict):
             raise LabError(f"{path}: the table [{section}] is missing; it has at least the key 'name'")
     if agent is not None:
-        table["agent"] = {"name": agent}
-        table["name"] = f"{Path(agent).stem}-{path.stem}"
+        _replace_agent(table, agent)
+    elif str(table["agent"].get("name")).endswith(".py"):
+        raise LabError(
+            f"{path} names the agent file {table['agent']['name']}; give its path with --agent: it will be run"
+        )
     if protocol is not None:
         table["protocol"] = {"name": protocol}
+        table["evaluation_episodes"] = named_protocol(protocol).evaluation_episodes
     table["protocol"] = _read_protocol(table["protocol"], f"{path} [protocol]")
     table["agent"] = _read_agent(table["agent"], f"{path} [agent]")
     if isinstance(table.get("game"), str):
         table["game"] = resolve_game(table["game"])
     return from_table(ExperimentConfig, table, str(path))
+
+
+def _replace_agent(table: dict[str, Any], agent: str) -> None:
+    """Another agent comes with its defaults and a name of its own; the file's own agent keeps its hyperparameters."""
+    own = str(table["agent"].get("name"))
+    if agent == own or (agent.endswith(".py") and Path(agent).name == Path(own).name):
+        table["agent"]["name"] = agent
+        return
+    table["agent"] = {"name": agent}
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(agent).stem).lstrip("._-") or "agent"
+    table["name"] = f"{stem}-on-{table.get('name')}"
 
 
 def _read_protocol(table: dict[str, Any], where: str) -> Protocol:

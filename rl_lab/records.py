@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
+from rl_lab.config import read_toml
 from rl_lab.errors import LabError
 
 State = Literal["running", "finished", "interrupted", "failed"]
+
+
+_CONFIG_KEYS = ("name", "game", "seed", "total_steps", "protocol", "agent")
+_EVALUATION_KEYS = ("game", "frames", "protocol", "protocol_fingerprint", "mean_score")
+
+_CLOCK_DRIFT_SECONDS = 60
+"""A process's start is derived from the system's clock, which may be set while it runs."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class Status:
     def is_live(self) -> bool:
         """Whether the process that writes the run still runs on this machine."""
         try:
-            return self.state == "running" and psutil.Process(self.pid).create_time() == self.process_start
+            drift = abs(psutil.Process(self.pid).create_time() - self.process_start)
+            return self.state == "running" and drift < _CLOCK_DRIFT_SECONDS
         except psutil.NoSuchProcess:
             return False
 
@@ -63,7 +73,22 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def last_evaluation(directory: Path) -> dict[str, Any] | None:
-    """The run's newest evaluation record; None before the first."""
+    """The run's newest evaluation record; None before the first, LabError where it is none."""
     path = directory / "evaluations.jsonl"
     records = read_records(path) if path.exists() else []
-    return records[-1] if records else None
+    return _with_keys(records[-1], _EVALUATION_KEYS, path) if records else None
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """The run's config.toml as plain tables; LabError where it is none. Agents and protocols are not looked up."""
+    path = directory / "config.toml"
+    config = _with_keys(read_toml(path), _CONFIG_KEYS, path)
+    _with_keys(config["protocol"], ("frame_skip",), path)
+    return config
+
+
+def _with_keys(record: Any, keys: Iterable[str], path: Path) -> dict[str, Any]:
+    missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise LabError(f"{path} is no record of a run: {', '.join(missing)} missing")
+    return dict(record)

@@ -56,10 +56,10 @@ class Run:
             raise LabError(
                 f"cannot make the run directory {directory}: {error.strerror}; use another --runs"
             ) from error
+        run = cls(directory, config)
+        run.set_status("running")  # first of all: another process must see that the directory is taken
         _write(directory / "config.toml", config.to_toml())
         _write(directory / "provenance.json", _json(provenance(config, device=device, threads=threads), indent=2))
-        run = cls(directory, config)
-        run.set_status("running")
         return run
 
     def log_episode(self, episode: Episode, *, base_steps: int) -> None:
@@ -139,10 +139,15 @@ def run_directory(runs: Path, config: ExperimentConfig) -> Path:
 
 def _make_way(directory: Path, overwrite: bool) -> None:
     """Delete an old run if the user asked for it; LabError otherwise, or while a live process writes to it."""
-    if (directory / "status.json").exists():
+    status_file = directory / "status.json"
+    if directory.is_symlink() or not status_file.is_file():
+        raise LabError(f"{directory} is in the way and is no run; move it, or use another --seed, --name or --runs")
+    try:
         status = read_status(directory)
-        if status.is_live:
-            raise LabError(f"process {status.pid} is writing to {directory}; stop it, or use another --seed or --name")
+    except LabError:
+        status = None  # damaged: no live process keeps it so
+    if status is not None and status.is_live:
+        raise LabError(f"process {status.pid} is writing to {directory}; stop it, or use another --seed or --name")
     if not overwrite:
         raise LabError(f"{directory} exists; use --overwrite to delete it, or another --seed, --name or --runs")
     shutil.rmtree(directory)

@@ -19,6 +19,8 @@ _CGROUP_FILES = (
 """Where containers and cluster schedulers set limits (control groups, version 2 and 1): the folder, its files for limit
 and usage, and the name of the file cache in its memory.stat."""
 
+DEVICES = ("auto", "cpu", "cuda")
+
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -47,24 +49,32 @@ def require_memory(needed_bytes: int, purpose: str, advice: str) -> None:
         raise LabError(f"{purpose} needs {needed_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} GB free; {advice}")
 
 
-def resolve_device(name: str) -> str:
-    """auto, cpu or cuda to cpu or cuda; LabError for a GPU that torch does not see."""
+def use_machine(device: str, threads: int) -> tuple[str, int]:
+    """Set torch up for this process; the device (cpu or cuda) and the number of threads that `auto` and 0 stand for.
+
+    LabError for a device that is not there. Frees of large tensors keep their memory in the process: see below.
+    """
     import torch  # only where tensors are
 
+    if device not in DEVICES:
+        raise LabError(f"device is {device!r}; allowed is one of {', '.join(DEVICES)}")
+    if threads < 0:
+        raise LabError(f"threads are {threads}; allowed is 0, for one on each core, or more")
     has_gpu = torch.cuda.is_available()
-    if name == "cuda" and not has_gpu:
+    if device == "cuda" and not has_gpu:
         raise LabError("device is 'cuda', but torch sees no GPU; use --device cpu, or install a CUDA build of torch")
-    return "cuda" if has_gpu and name != "cpu" else "cpu"
+    threads = threads or _num_cores()
+    torch.set_num_threads(threads)
+    _keep_freed_memory()
+    return "cuda" if has_gpu and device != "cpu" else "cpu", threads
 
 
-def resolve_threads(threads: int) -> int:
-    """0 to one thread for each core that this process may use."""
-    if threads:
-        return threads
+def _num_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def keep_freed_memory() -> None:
+def _keep_freed_memory() -> None:
     """Let glibc keep the memory of freed tensors for the next ones; elsewhere nothing.
 
     By default it hands blocks of megabytes back to the system and takes them anew in each layer of each update: 78,000

@@ -22,9 +22,8 @@ from urllib.parse import urlsplit
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
-from rl_lab.config import read_toml
 from rl_lab.errors import LabError
-from rl_lab.records import find_runs
+from rl_lab.records import find_runs, read_config
 from rl_lab.scores import Reference, reference, score_table
 
 TRAINING_TAG = "rollout/ep_rew_mean"
@@ -36,6 +35,8 @@ _CHART_TITLES = {
     EVALUATION_TAG: "score, evaluation, by frames",
     TRAINING_TAG: "score, training, by frames",
 }
+REFERENCES = "reference"
+"""The folder of the published agents beside the runs."""
 _FLUSH_SECONDS = 10
 _START_SECONDS = 120  # a cold start reads all of TensorBoard from disk; a warm one takes two seconds
 
@@ -135,7 +136,7 @@ def planned_frames(runs: Path) -> dict[str, int]:
     """Game -> emulator frames of its longest run, as planned; LabError if there is no run."""
     frames: dict[str, int] = {}
     for directory in find_runs(runs):
-        config = read_toml(directory / "config.toml")
+        config = read_config(directory)
         planned = config["total_steps"] * config["protocol"]["frame_skip"]
         frames[config["game"]] = max(planned, frames.get(config["game"], 0))
     return frames
@@ -143,9 +144,9 @@ def planned_frames(runs: Path) -> dict[str, int]:
 
 def link_runs(runs: Path, logdir: Path) -> None:
     """Show what is in `runs` in `logdir`, which serves references too; call again for games that came later."""
-    for entry in runs.resolve().iterdir():
+    for entry in runs.resolve().glob("*"):
         link = logdir / entry.name
-        if not link.is_symlink():
+        if not link.is_symlink() and entry.name != REFERENCES:
             link.symlink_to(entry)
 
 

@@ -5,6 +5,8 @@ Each iteration plays in new, freshly seeded games, so that nothing hidden in an 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import signal
 import time
 from collections import deque
@@ -16,10 +18,8 @@ from statistics import fmean
 from types import FrameType
 from typing import Protocol as TypingProtocol
 
-import torch
-
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import AtariVectorEnv, Episode, num_actions
+from rl_lab.atari import AtariVectorEnv, Episode, game_actions
 from rl_lab.checkpoint import save_checkpoint
 from rl_lab.errors import LabError
 from rl_lab.evaluation import Evaluation, evaluate
@@ -27,7 +27,7 @@ from rl_lab.experiment import ExperimentConfig
 from rl_lab.run import Run
 from rl_lab.scores import score_table
 from rl_lab.seeding import integer_seed, seed_sequence
-from rl_lab.system import keep_freed_memory, resolve_device, resolve_threads
+from rl_lab.system import use_machine
 
 _RECENT_EPISODES = 100
 """Episodes in the training curve's mean, as in stable-baselines3."""
@@ -44,7 +44,7 @@ class Progress:
     steps: int
     frames: int
     frames_per_second: float
-    """Training only, since the last point of the curves; 0 before the first."""
+    """Training only: since the last point of the curves, or over an iteration at its end."""
     epsilon: float | None
     mean_return: float | None
     """Over the last 100 training episodes; None before the first."""
@@ -77,7 +77,8 @@ class Outcome:
     """The last one; None if it was stopped before the first."""
     steps: int
     """Agent steps at the last checkpoint."""
-    stopped: bool
+    stop_signal: int
+    """The signal that stopped the run; 0 if it finished."""
 
 
 def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, reporter: Reporter) -> Outcome:
@@ -85,32 +86,32 @@ def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, rep
 
     LabError before the first frame for what cannot work. Ctrl-C and SIGTERM stop at the next step: the outcome says so.
     """
-    device, threads = resolve_device(config.device), resolve_threads(config.threads)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
+    device, threads = use_machine(config.device, config.threads)
+    actions = game_actions(config.game, config.protocol)
     task = Task(
-        num_actions=num_actions(config.game, config.protocol),
+        num_actions=len(actions),
         num_games=config.num_games,
         total_steps=config.total_steps,
         seed=config.seed,
         device=device,
+        iteration_steps=config.iteration_steps,
     )
     agent = load_agent(config.agent.name)(config.agent, task)
     agent.prepare()
     with Run.create(runs, config, overwrite=overwrite, device=device, threads=threads) as run:
         reporter.on_start(run.directory, config)
-        return _Loop(agent, task, run, reporter).run()
+        return _Loop(agent, actions, run, reporter).run()
 
 
 class _Loop:
     """The iterations of one run."""
 
-    def __init__(self, agent: Agent, task: Task, run: Run, reporter: Reporter) -> None:
+    def __init__(self, agent: Agent, actions: tuple[str, ...], run: Run, reporter: Reporter) -> None:
         self._agent = agent
         self._run = run
         self._config = run.config
         self._reporter = reporter
-        self._task = task
+        self._actions = actions
         self._stop_signal = 0
         self._saved_steps = 0
         self._evaluation: Evaluation | None = None
@@ -127,11 +128,11 @@ class _Loop:
             self._run.set_status("failed", f"{type(error).__name__}: {error}")
             raise
         else:
+            self._stop_signal = 0  # it came too late to stop anything
             self._run.set_status("finished")
         finally:
             self._reporter.on_end()
-        stopped = self._saved_steps < self._config.total_steps
-        return Outcome(self._run.directory, self._evaluation, self._saved_steps, stopped)
+        return Outcome(self._run.directory, self._evaluation, self._saved_steps, self._stop_signal)
 
     def _iterate(self, iteration: int) -> None:
         """One iteration of train, evaluate, checkpoint."""
@@ -155,12 +156,14 @@ class _Loop:
             check_stop=self._check_stop,
         )
         self._run.log_evaluation(evaluation, steps=total, iteration=iteration)
-        save_checkpoint(self._run.directory, self._agent, config, num_actions=self._task.num_actions, steps=total)
+        save_checkpoint(self._run.directory, self._agent, config, actions=self._actions, steps=total)
         self._saved_steps, self._evaluation = total, evaluation
         self._run.set_status("running")
         self._reporter.on_evaluation(progress, evaluation)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._stop_signal:  # asked twice: the agent may be stuck between two steps
+            raise Stopped
         self._stop_signal = number
 
     def _check_stop(self) -> None:
@@ -183,21 +186,27 @@ class _Curves:
         """An iteration in a new environment begins that many agent steps into the run."""
         self._env = env
         self._base_steps = self._written_steps = base_steps
-        self._written_time = time.monotonic()
+        self._begin_time = self._written_time = time.monotonic()
 
     def finish(self) -> Progress:
-        """The iteration's training is over: write what is left."""
+        """The iteration's training is over: write what is left; how it went, with its mean speed."""
+        seconds = time.monotonic() - self._begin_time
         if self._steps > self._written_steps:
             self._write()
-        return self._progress
+        return dataclasses.replace(self._progress, frames_per_second=self._env.frames / seconds)
 
     def due(self) -> bool:
         """For the agent: whether its metrics are wanted now."""
         return self._steps - self._written_steps >= self._run.config.log_every_steps
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
-        """For the agent: keep its metrics until the next point is written."""
-        self._agent_metrics.update(metrics)
+        """For the agent: keep its metrics until the next point is written; LabError for one that is not finite."""
+        for tag, value in metrics.items():
+            self._agent_metrics[tag] = float(value)
+            if not math.isfinite(value):
+                raise LabError(
+                    f"{tag} is {value} after {self._steps} steps: learning diverged; use a smaller learning rate"
+                )
 
     def on_steps(self, total_steps: int) -> None:
         """For the environment, before each step."""

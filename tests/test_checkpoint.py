@@ -13,6 +13,7 @@ from rl_lab.errors import LabError
 from tests.tiny import tiny_experiment
 
 CONFIG = tiny_experiment()
+ACTIONS = ("NOOP", "FIRE", "RIGHT", "LEFT")
 OBSERVATIONS: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (5, 4, 84, 84), dtype=np.uint8)
 
 
@@ -22,14 +23,14 @@ def new_agent(seed: int = 0) -> Agent:
 
 
 def save(run: Path, steps: int, agent: Agent | None = None) -> Path:
-    return save_checkpoint(run, agent or new_agent(), CONFIG, num_actions=4, steps=steps)
+    return save_checkpoint(run, agent or new_agent(), CONFIG, actions=ACTIONS, steps=steps)
 
 
 def test_a_restored_agent_acts_as_the_saved_one(tmp_path: Path) -> None:
     agent = new_agent(seed=7)
     restored, description = restore_agent(save(tmp_path, 200, agent) / "agent", device="cpu")
     np.testing.assert_array_equal(restored.act(OBSERVATIONS), agent.act(OBSERVATIONS))
-    assert (description.game, description.num_actions, description.frames) == ("Breakout", 4, 800)
+    assert (description.game, tuple(description.actions), description.frames) == ("Breakout", ACTIONS, 800)
 
 
 def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -94,7 +95,9 @@ def test_a_saved_agent_that_names_code_runs_nothing_unasked(tmp_path: Path) -> N
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "unknown": 2}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "unknown": 2}', '{"format": 1, "agent": []}']
+)
 def test_a_foreign_description_is_one_line(text: str, tmp_path: Path) -> None:
     directory = save(tmp_path, 200) / "agent"
     (directory / "agent.json").write_text(text)

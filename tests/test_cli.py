@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from rl_lab.atari import all_games
+from rl_lab.checkpoint import checkpoints, write_manifest
 from rl_lab.cli.main import main
 from rl_lab.experiment import config_names
 from rl_lab.training import run_experiment
@@ -71,7 +72,14 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
         ("list gmaes", "argument KIND: invalid choice: 'gmaes'"),
         ("list runs", "no runs in runs"),
         ("tensorboard absent", "absent"),
-        ("bench --steps 0", "0 steps, 5 repetitions; allowed are 4 or more"),
+        ("bench --steps 0", "0 steps, 5 repetitions; allowed are multiples of 4 from 128 on"),
+        ("bench --device gpu", "device is 'gpu'; allowed is one of auto, cpu, cuda"),
+        ("train --threads -1", "threads is -1; allowed is 0 to 1024"),
+        ("train --seed 1" + 400 * "0", "allowed is 0 to 9223372036854775807"),
+        (
+            "train sb3_dqn/like --iteration-steps 25001",
+            "the steps of an iteration are 25001; allowed is a multiple of 4",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_with_status_2_and_leaves_nothing(
@@ -97,9 +105,9 @@ def test_compare_names_an_unknown_reference(runs: Path, capsys: pytest.CaptureFi
 def test_train_ends_with_directory_scores_and_two_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--agent", "uniform", "--game", "breakout", *TINY]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("uniform-quick on Breakout, seed 0: 200 agent steps (800 frames)")
+    assert lines[0].startswith("uniform-on-dqn-quick on Breakout, seed 0: 200 agent steps (800 frames)")
     assert re.fullmatch(r" +800 frames +[\d,]+ frames/s  mean score .* over 1 episodes, human-normalized .*", lines[1])
-    assert lines[2].startswith("runs/Breakout/uniform-quick/seed-0: mean score")
+    assert lines[2].startswith("runs/Breakout/uniform-on-dqn-quick/seed-0: mean score")
     assert [line.split()[2:4] for line in lines[3:]] == [["rl-lab", "tensorboard"], ["rl-lab", "evaluate"]]
 
 
@@ -141,9 +149,23 @@ def test_evaluate_plays_by_another_protocol_on_request(runs: Path, capsys: pytes
     assert json.loads(capsys.readouterr().out)["epsilon"] == 0.001
 
 
-def test_evaluate_refuses_a_game_with_other_actions(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(runs / "Breakout" / "tiny" / "seed-0"), "--game", "Alien"]) == 2
-    assert "the agent has 4 actions, Alien has 18" in capsys.readouterr().err
+@pytest.mark.parametrize("game", ["Alien", "Freeway"])
+def test_evaluate_refuses_a_game_with_other_actions(game: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(runs / "Breakout" / "tiny" / "seed-0"), "--game", game]) == 2
+    assert f"the agent was trained with NOOP FIRE RIGHT LEFT, {game} has NOOP" in capsys.readouterr().err
+
+
+def test_evaluate_tells_the_names_of_actions_apart_not_only_their_number(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "Breakout" / "tiny" / "seed-0", run)
+    for directory in checkpoints(run):
+        path = directory / "agent" / "agent.json"
+        path.write_text(path.read_text().replace('"RIGHT"', '"UP"'))
+        write_manifest(directory)
+    assert main(["evaluate", str(run)]) == 2
+    assert "trained with NOOP FIRE UP LEFT, Breakout has NOOP FIRE RIGHT LEFT" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "pickle"])
@@ -158,8 +180,12 @@ def test_evaluate_refuses_a_damaged_agent_and_runs_no_code_from_it(
         payload = {"truncated": whole[:1000], "foreign": b"{}", "pickle": pickle.dumps(_Malice(witness))}
         weights.write_bytes(payload[damage])
     assert main(["evaluate", str(run)]) == 2
+    assert "weights.safetensors is not as its manifest says" in capsys.readouterr().err
+    for directory in checkpoints(run):
+        write_manifest(directory)  # as a stranger would, who means harm
+    assert main(["evaluate", str(run)]) == 2
     errors = capsys.readouterr().err
-    assert "weights.safetensors is not as its manifest says" in errors
+    assert "holds no weights of this network" in errors
     assert errors.count("\n") == 1
     assert not witness.exists()
 

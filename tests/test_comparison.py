@@ -11,11 +11,16 @@ from rl_lab.comparison import group, read_results, require_comparable
 from rl_lab.errors import LabError
 
 
-def write_run(runs: Path, experiment: str, seed: int, score: float | None, **changes: Any) -> Path:
+def write_run(
+    runs: Path, experiment: str, seed: int, score: float | None, learning_rate: float = 0.1, **changes: Any
+) -> Path:
     """A run as `rl_lab.run` leaves it, as far as comparison reads it."""
     run = runs / "Pong" / experiment / f"seed-{seed}"
     run.mkdir(parents=True)
-    (run / "config.toml").write_text(f'name = "{experiment}"\nseed = {seed}\n')
+    (run / "config.toml").write_text(
+        f'name = "{experiment}"\ngame = "Pong"\nseed = {seed}\ntotal_steps = 1\n'
+        f"[protocol]\nframe_skip = 4\n[agent]\nlearning_rate = {learning_rate}\n"
+    )
     (run / "status.json").write_text("{}")
     record = {"game": "Pong", "frames": 400_000, "protocol": "nature2015", "protocol_fingerprint": "aaa", **changes}
     lines = [] if score is None else [{**record, "frames": 1, "mean_score": -21.0}, {**record, "mean_score": score}]
@@ -62,6 +67,27 @@ def test_seeds_of_one_experiment_with_other_budgets_are_refused(tmp_path: Path) 
     write_run(tmp_path, "dqn", 1, 5.0, frames=80_000)
     with pytest.raises(LabError, match="dqn 80,000 and 400,000"):
         require_comparable(group(read_results([tmp_path])[0]))
+
+
+def test_runs_of_other_settings_under_one_name_are_refused_by_key(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, 5.0)
+    write_run(tmp_path, "dqn", 1, 5.0, learning_rate=0.2)
+    with pytest.raises(LabError, match=r"settings under the name dqn \(agent\.learning_rate\)"):
+        require_comparable(group(read_results([tmp_path])[0]))
+
+
+def test_one_seed_twice_is_not_two_seeds(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        write_run(tmp_path / folder, "dqn", 0, 5.0)
+    with pytest.raises(LabError, match=r"runs of one seed of dqn \(0, 0\)"):
+        require_comparable(group(read_results([tmp_path])[0]))
+
+
+def test_a_folder_that_only_looks_like_a_run_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "dqn", 0, 5.0)
+    (run / "config.toml").write_text("x = 1")
+    with pytest.raises(LabError, match=r"config\.toml is no record of a run: name, game"):
+        read_results([tmp_path])
 
 
 def test_mixed_shows_them_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,41 @@ def test_another_agent_comes_with_its_defaults_and_a_name_of_its_own(tmp_path: P
     path = tmp_path / "mine.toml"
     path.write_text(tiny_experiment().to_toml())
     config = load_experiment(path, agent="uniform")
-    assert (config.name, vars(config.agent)) == ("uniform-mine", {"name": "uniform"})
+    assert (config.name, vars(config.agent)) == ("uniform-on-tiny", {"name": "uniform"})
+
+
+def test_the_files_own_agent_keeps_its_hyperparameters(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(tiny_experiment().to_toml())
+    assert load_experiment(path, agent="dqn") == tiny_experiment()
+
+
+def test_another_protocol_comes_with_its_evaluation_episodes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(tiny_experiment().to_toml())
+    assert load_experiment(path, protocol="atari100k").evaluation_episodes == 100
+
+
+def test_a_file_that_names_code_runs_it_only_when_the_user_names_it_too(tmp_path: Path) -> None:
+    witness, code, path = tmp_path / "was-run", tmp_path / "evil.py", tmp_path / "mine.toml"
+    code.write_text(f"open({str(witness)!r}, 'w').close()")
+    path.write_text(tiny_experiment().to_toml().replace('name = "dqn"', f'name = "{code}"'))
+    with pytest.raises(LabError, match="names the agent file .* give its path with --agent"):
+        load_experiment(path)
+    assert not witness.exists()
+
+
+def test_a_path_of_an_agent_makes_a_usable_name(tmp_path: Path) -> None:
+    agent, path = tmp_path / "my agent.py", tmp_path / "mine.toml"
+    agent.write_text("from rl_lab.agent import load_agent\nclass Mine(load_agent('uniform')): ...\n")
+    path.write_text(tiny_experiment().to_toml())
+    assert load_experiment(path, agent=str(agent)).name == "my-agent-on-tiny"
+
+
+def test_our_like_config_holds_what_stable_baselines3_has_built_in() -> None:
+    agent = vars(load_experiment(config_path("dqn/like")).agent)
+    built_in = {"network": "nature", "double": False, "loss": "huber", "optimizer": "adam", "optimizer_epsilon": 1e-8}
+    assert {name: agent[name] for name in built_in} == built_in
 
 
 def test_unknown_config_gives_the_nearest_name() -> None:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from rl_lab import system
 from rl_lab.errors import LabError
@@ -71,18 +72,26 @@ def test_memory_that_is_not_there_is_refused_with_advice(monkeypatch: pytest.Mon
 
 
 def test_threads_are_those_asked_for_and_by_default_one_for_each_core() -> None:
-    assert system.resolve_threads(3) == 3
-    assert 1 <= system.resolve_threads(0) <= (os.cpu_count() or 1)
+    assert system.use_machine("cpu", 1) == ("cpu", 1)
+    assert torch.get_num_threads() == 1
+    assert 1 <= system.use_machine("cpu", 0)[1] <= (os.cpu_count() or 1)
+    with pytest.raises(LabError, match="threads are -1; allowed is 0, for one on each core, or more"):
+        system.use_machine("cpu", -1)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("auto", "cuda"), ("cpu", "cpu"), ("cuda", "cuda")])
 def test_a_gpu_is_used_unless_cpu_is_asked_for(monkeypatch: pytest.MonkeyPatch, name: str, expected: str) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert system.resolve_device(name) == expected
+    assert system.use_machine(name, 1)[0] == expected
 
 
 def test_a_gpu_that_is_not_there_is_refused_or_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert system.resolve_device("auto") == "cpu"
+    assert system.use_machine("auto", 1)[0] == "cpu"
     with pytest.raises(LabError, match="torch sees no GPU; use --device cpu"):
-        system.resolve_device("cuda")
+        system.use_machine("cuda", 1)
+
+
+def test_an_unknown_device_is_refused() -> None:
+    with pytest.raises(LabError, match="device is 'gpu'; allowed is one of auto, cpu, cuda"):
+        system.use_machine("gpu", 1)

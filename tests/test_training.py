@@ -38,9 +38,11 @@ def what_was_learned(run: Path) -> tuple[bytes, bytes]:
     return (run / "episodes.jsonl").read_bytes(), weights.read_bytes()
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(threads: int, tmp_path: Path) -> None:
     first, again, other = (
-        train(tiny_experiment(seed=seed), tmp_path / folder).run for folder, seed in (("a", 0), ("b", 0), ("c", 1))
+        train(tiny_experiment(seed=seed, threads=threads), tmp_path / folder).run
+        for folder, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert what_was_learned(first) == what_was_learned(again)
     assert (first / "evaluations.jsonl").read_bytes() == (again / "evaluations.jsonl").read_bytes()
@@ -126,8 +128,24 @@ def test_a_failing_agent_leaves_a_failed_run_that_says_why(tmp_path: Path) -> No
     path.write_text(tiny_experiment().to_toml())
     with pytest.raises(ZeroDivisionError):
         train(load_experiment(path, agent=str(agent)), tmp_path)
-    status = read_status(tmp_path / "Breakout" / "broken-mine" / "seed-0")
+    status = read_status(tmp_path / "Breakout" / "broken-on-tiny" / "seed-0")
     assert (status.state, status.reason) == ("failed", "ZeroDivisionError: by design")
+
+
+def test_a_metric_that_is_not_finite_stops_the_run_with_one_line(tmp_path: Path) -> None:
+    config = tiny_experiment(agent=tiny_dqn(learning_rate=1e30))
+    with pytest.raises(LabError, match=r"train/(loss|q_mean) is (nan|inf) after \d+ steps: learning diverged"):
+        train(config, tmp_path)
+    assert read_status(tmp_path / "Breakout" / "tiny" / "seed-0").state == "failed"
+
+
+def test_a_folder_that_is_no_run_is_never_deleted(tmp_path: Path) -> None:
+    folder = tmp_path / "Breakout" / "tiny" / "seed-0"
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").write_text("")
+    with pytest.raises(LabError, match="is in the way and is no run; move it"):
+        train(tiny_experiment(), tmp_path, overwrite=True)
+    assert (folder / "thesis.tex").exists()
 
 
 def test_an_agent_that_plays_another_number_of_steps_is_refused(tmp_path: Path) -> None:
@@ -154,7 +172,7 @@ def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(number: sign
     lines = [process.stdout.readline(), process.stdout.readline()]  # the start, and the first iteration
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
+    assert process.returncode == 128 + number
     assert errors == ""
     assert "800 frames" in lines[1]
     assert "the last checkpoint is at" in output

@@ -2,7 +2,7 @@
 
 from rl_lab.atari.games import SCORED_GAMES, all_games, resolve_game, rom_md5
 from rl_lab.atari.protocol import PROTOCOLS, Protocol, named_protocol
-from rl_lab.atari.vector_env import MAX_PARALLEL_GAMES, AtariVectorEnv, Episode, Observer, Step, num_actions
+from rl_lab.atari.vector_env import MAX_PARALLEL_GAMES, AtariVectorEnv, Episode, Observer, Step, game_actions
 
 __all__ = [
     "MAX_PARALLEL_GAMES",
@@ -14,8 +14,8 @@ __all__ = [
     "Protocol",
     "Step",
     "all_games",
+    "game_actions",
     "named_protocol",
-    "num_actions",
     "resolve_game",
     "rom_md5",
 ]

@@ -68,9 +68,9 @@ class Observer(TypingProtocol):
         """Called at each episode's end."""
 
 
-def num_actions(game: str, protocol: Protocol) -> int:
-    """Actions that the game offers under the protocol."""
-    return AtariVectorEnv(game, protocol, 1, np.random.SeedSequence(0), training=False).num_actions
+def game_actions(game: str, protocol: Protocol) -> tuple[str, ...]:
+    """Names of the actions that the game offers under the protocol, such as NOOP and FIRE, in order."""
+    return AtariVectorEnv(game, protocol, 1, np.random.SeedSequence(0), training=False).actions
 
 
 class AtariVectorEnv:
@@ -121,7 +121,8 @@ class AtariVectorEnv:
             reward_clipping=False,
             use_fire_reset=protocol.fire_reset,
         )
-        self.num_actions = len(self._emulators.ale.get_action_set())
+        self.actions = tuple(action.name for action in self._emulators.ale.get_action_set())
+        self.num_actions = len(self.actions)
         self.steps = 0
         self._waiting_for_recv = False
         self._lives = np.zeros(0, np.int32)  # empty until the first reset
@@ -154,6 +155,7 @@ class AtariVectorEnv:
         """Start one step of every game with actions [B]; the emulators run while the caller does other work."""
         if self._waiting_for_recv or len(self._lives) == 0:
             raise LabError("send was called before reset, or twice without recv")
+        actions = np.asarray(actions)
         if actions.shape != (self.num_games,) or actions.dtype.kind not in "iu":
             raise LabError(
                 f"actions have shape {actions.shape} and type {actions.dtype}; allowed are {self.num_games} integers"

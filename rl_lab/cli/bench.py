@@ -11,18 +11,18 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import AtariVectorEnv, num_actions
+from rl_lab.atari import AtariVectorEnv, game_actions
 from rl_lab.cli.main import Parser
 from rl_lab.cli.table import print_table
 from rl_lab.errors import LabError
 from rl_lab.experiment import ExperimentConfig, config_path, load_experiment
 from rl_lab.provenance import processor_name
 from rl_lab.seeding import seed_sequence
-from rl_lab.system import keep_freed_memory, resolve_device, resolve_threads
+from rl_lab.system import use_machine
 
+_LEARNING_STARTS_STEPS = 64
+_LEAST_STEPS = 128
 _CONFIGS = ("dqn/like", "sb3_dqn/like")
 
 
@@ -34,11 +34,12 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_all(arguments)
-    if options.steps < 4 or options.repetitions < 1:
-        raise LabError(f"{options.steps} steps, {options.repetitions} repetitions; allowed are 4 or more, 1 or more")
-    threads, device = resolve_threads(options.threads), resolve_device(options.device)
-    torch.set_num_threads(threads)
-    keep_freed_memory()
+    if options.steps < _LEAST_STEPS or options.steps % 4 or options.repetitions < 1:
+        raise LabError(
+            f"{options.steps} steps, {options.repetitions} repetitions; "
+            f"allowed are multiples of 4 from {_LEAST_STEPS} on, and 1 or more"
+        )
+    device, threads = use_machine(options.device, options.threads)
 
     rates = measure(options.steps, options.repetitions, device)
     ours, theirs = (rates[name] for name in _CONFIGS)
@@ -73,9 +74,9 @@ def measure(steps: int, repetitions: int, device: str) -> Mapping[str, list[floa
 
 def _ready_agent(config: ExperimentConfig, total_steps: int, device: str) -> tuple[Agent, ExperimentConfig]:
     """The config's agent, which learns from early in the first turn on."""
-    table = {**vars(config.agent), "learning_starts_steps": 64, "replay_capacity": total_steps}
+    table = {**vars(config.agent), "learning_starts_steps": _LEARNING_STARTS_STEPS, "replay_capacity": total_steps}
     agent_type = load_agent(config.agent.name)
-    task = Task(num_actions(config.game, config.protocol), config.num_games, total_steps, seed=0, device=device)
+    task = Task(len(game_actions(config.game, config.protocol)), config.num_games, total_steps, seed=0, device=device)
     agent = agent_type(agent_type.Config(**table), task)
     agent.prepare()
     return agent, config

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from typing import TypeVar
 
-from rl_lab.config import field_docs, field_types
+from rl_lab.config import PLAIN_TYPES, field_docs, field_types
+from rl_lab.errors import LabError
 
 _Config = TypeVar("_Config")
 
@@ -18,6 +19,10 @@ def add_flags(parser: argparse.ArgumentParser, config: object, *, prefix: str = 
     for name, field_type in field_types(type(config)).items():
         if name in skip or dataclasses.is_dataclass(field_type):
             continue
+        if field_type not in PLAIN_TYPES:
+            raise LabError(
+                f"{type(config).__name__}.{name} is of type {field_type}; allowed are int, float, bool and str"
+            )
         default = getattr(config, name)
         help_text = f"{docs.get(name, '')} (default: {default})".replace("%", "%%").strip()
         flag = f"--{prefix}{name.replace('_', '-')}"

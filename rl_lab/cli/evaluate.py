@@ -13,17 +13,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import Protocol, named_protocol, num_actions, resolve_game
+from rl_lab.atari import Protocol, game_actions, named_protocol, resolve_game
 from rl_lab.checkpoint import check_manifest, described_protocol, newest_checkpoint, restore_agent
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line
 from rl_lab.errors import LabError
 from rl_lab.evaluation import evaluate
 from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, score_table
-from rl_lab.system import resolve_device, resolve_threads
+from rl_lab.system import use_machine
 
 _ZIP_PROTOCOL = "sb3_zoo"
 
@@ -44,37 +42,58 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_all(arguments)
     table = score_table(options.table).name
-    torch.set_num_threads(resolve_threads(options.threads))
-    agent, game, protocol, trained_with = _load(options)
-    _require_actions(game, protocol, trained_with)
+    device, _ = use_machine(options.device, options.threads)
+    load = _load_zip if options.saved.suffix == ".zip" else _load_checkpoint
+    agent, game, protocol, trained = load(options, device)
 
     episodes = protocol.evaluation_episodes if options.episodes is None else options.episodes
     evaluation = evaluate(agent, game, protocol, episodes=episodes, seed=options.seed)
     if options.json:
-        print(json.dumps({"saved": str(options.saved), **evaluation.as_record(table)}, indent=2))
+        print(json.dumps({"saved": str(options.saved), **trained, **evaluation.as_record(table)}, indent=2))
     else:
         print(f"{game}, protocol {evaluation.protocol} ({evaluation.protocol_fingerprint}), seed {options.seed}")
+        print(f"trained: {', '.join(f'{name} {value}' for name, value in trained.items()) or 'unknown'}")
         print(f"median {evaluation.median_score:g}, {evaluation_line(evaluation, table)}")
     return 0
 
 
-def _load(options: argparse.Namespace) -> tuple[Agent, str, Protocol, int]:
-    """The agent, its game, the protocol to play by, and the number of actions it was trained with."""
-    device = resolve_device(options.device)
-    saved: Path = options.saved
-    if saved.suffix == ".zip":
-        if options.game is None:
-            raise LabError(f"{saved} does not say which game it plays; give --game")
-        game = resolve_game(options.game)
-        protocol = named_protocol(options.protocol or _ZIP_PROTOCOL)
-        actions = num_actions(game, protocol)
-        return _load_zip(saved, actions, device), game, protocol, actions
+_Loaded = tuple[Agent, str, Protocol, dict[str, object]]
+"""The agent, the game and the protocol to play by, and what is known of its training."""
 
-    checkpoint = _checkpoint(saved)
-    agent, description = restore_agent(checkpoint / "agent", agent_file=options.agent, device=device)
-    protocol = described_protocol(description) if options.protocol is None else named_protocol(options.protocol)
+
+def _load_checkpoint(options: argparse.Namespace, device: str) -> _Loaded:
+    """An agent that the lab saved."""
+    directory = _checkpoint(options.saved) / "agent"
+    agent, description = restore_agent(directory, agent_file=options.agent, device=device)
+    trained = described_protocol(description)
+    protocol = trained if options.protocol is None else named_protocol(options.protocol)
     game = resolve_game(options.game or description.game)
-    return agent, game, protocol, description.num_actions
+    actions = game_actions(game, protocol)
+    if actions != tuple(description.actions):
+        raise LabError(
+            f"the agent was trained with {' '.join(description.actions)}, {game} has {' '.join(actions)}; "
+            "evaluate it on a game with its actions"
+        )
+    return agent, game, protocol, {"trained_frames": description.frames, "trained_protocol": trained.label}
+
+
+def _load_zip(options: argparse.Namespace, device: str) -> _Loaded:
+    """A bare stable-baselines3 DQN with the zoo's network; nothing in the file is run. It knows no names of actions."""
+    path: Path = options.saved
+    if options.game is None:
+        raise LabError(f"{path} does not say which game it plays; give --game")
+    if options.agent is not None:
+        raise LabError(f"--agent is {options.agent}, but {path} is a model of stable-baselines3; leave --agent out")
+    if not path.is_file():
+        raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN")
+    game, protocol = resolve_game(options.game), named_protocol(options.protocol or _ZIP_PROTOCOL)
+    agent_type = load_agent("sb3_dqn")
+    task = Task(len(game_actions(game, protocol)), num_games=1, total_steps=0, seed=0, device=device)
+    agent = agent_type(agent_type.Config(name="sb3_dqn"), task)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copyfile(path, Path(folder) / "model.zip")
+        agent.load(Path(folder))
+    return agent, game, protocol, {}
 
 
 def _checkpoint(saved: Path) -> Path:
@@ -85,24 +104,3 @@ def _checkpoint(saved: Path) -> Path:
     if not (saved / "checkpoints").is_dir():
         raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-pong/seed-0")
     return newest_checkpoint(saved)
-
-
-def _load_zip(path: Path, actions: int, device: str) -> Agent:
-    """A bare stable-baselines3 DQN with the zoo's network; nothing in the file is run."""
-    if not path.is_file():
-        raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN")
-    agent_type = load_agent("sb3_dqn")
-    agent = agent_type(
-        agent_type.Config(name="sb3_dqn"), Task(actions, num_games=1, total_steps=0, seed=0, device=device)
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(path, Path(folder) / "model.zip")
-        agent.load(Path(folder))
-    return agent
-
-
-def _require_actions(game: str, protocol: Protocol, trained_with: int) -> None:
-    """LabError unless the game has the number of actions that the agent was trained with."""
-    available = num_actions(game, protocol)
-    if available != trained_with:
-        raise LabError(f"the agent has {trained_with} actions, {game} has {available}; evaluate it on its own game")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rl_lab.cli.main import Parser
 from rl_lab.cli.table import print_table
+from rl_lab.errors import LabError
 
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
@@ -92,7 +93,10 @@ def _runs(runs: Path) -> _Table:
     from rl_lab.records import find_runs, last_evaluation, read_status
 
     def row(directory: Path) -> tuple[str, ...]:
-        status, evaluation = read_status(directory), last_evaluation(directory)
+        try:
+            status, evaluation = read_status(directory), last_evaluation(directory)
+        except LabError as error:
+            return str(directory), f"unreadable: {error}", "-", "-"
         state = status.state if status.is_live or status.state != "running" else "stale (its process is gone)"
         score = "no evaluation yet" if evaluation is None else f"{evaluation['mean_score']:.1f}"
         return str(directory), f"{state} {status.reason}".strip(), f"{status.frames:,}", score

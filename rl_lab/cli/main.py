@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -49,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LabError as error:
         print(f"rl-lab: {error}", file=sys.stderr)
         return USER_ERROR
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has left; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
 
 
 def _run(arguments: list[str]) -> int:
@@ -61,7 +64,6 @@ def _run(arguments: list[str]) -> int:
         description="A reinforcement-learning laboratory for Atari.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + "\n".join(f"  {name:12} {help_text}" for name, help_text in _COMMANDS.items()),
-        add_help=True,
         allow_abbrev=False,
     )
     overview.add_argument("--version", action="version", version=f"rl-lab {__version__}")

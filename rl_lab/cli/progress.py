@@ -71,14 +71,15 @@ class BarReporter:
 
 def evaluation_line(evaluation: Evaluation, table: str = DEFAULT_TABLE) -> str:
     """Score, spread and human-normalized score of an evaluation, with units."""
-    spread = "" if evaluation.std_score is None else f" ± {evaluation.std_score:.1f}"
+    spread = "" if evaluation.std_score is None else f" (sd {evaluation.std_score:.1f})"
+    cut = f", {evaluation.truncated_episodes} cut by the frame cap" if evaluation.truncated_episodes else ""
     human_normalized = evaluation.human_normalized_score(table)
     compared = (
         "raw score only: no human score for this game"
         if human_normalized is None
         else f"human-normalized {human_normalized:.3f} ({table})"
     )
-    return f"mean score {evaluation.mean_score:.1f}{spread} over {len(evaluation.scores)} episodes, {compared}"
+    return f"mean score {evaluation.mean_score:.1f}{spread} over {len(evaluation.scores)} episodes{cut}, {compared}"
 
 
 def _start_line(run: Path, config: ExperimentConfig) -> str:

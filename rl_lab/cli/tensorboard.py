@@ -44,7 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> NoReturn:
-    from rl_lab.tensorboard import Server, link_runs, planned_frames, reference_runs  # torch: not for --help
+    from rl_lab.tensorboard import (
+        REFERENCES,
+        Server,
+        link_runs,
+        planned_frames,
+        reference_runs,
+    )  # torch: not for --help
 
     frames = planned_frames(options.runs)
     # Service managers stop with SIGTERM, and a script's background jobs start with SIGINT ignored: both are Ctrl-C.
@@ -52,7 +58,7 @@ def _serve(options: argparse.Namespace) -> NoReturn:
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="rl-lab-tensorboard-") as folder:
         logdir = Path(folder)
-        reference_runs(logdir / "reference", options.reference, frames)
+        reference_runs(logdir / REFERENCES, options.reference, frames)
         link_runs(options.runs, logdir)
         for name in options.reference:
             print(f"{name}: {reference(name).description}")  # without its protocol, a line says little

@@ -7,7 +7,6 @@ the experiment, its protocol and its agent is a flag.
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         return 0
     outcome = run_experiment(config, options.runs, overwrite=options.overwrite, reporter=reporter(sys.stdout))
     _print_outcome(outcome, config, options.runs)
-    return 128 + signal.SIGINT if outcome.stopped else 0
+    return 128 + outcome.stop_signal if outcome.stop_signal else 0
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
@@ -68,7 +67,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> tuple[ExperimentConfig, a
 
 def _print_outcome(outcome: Outcome, config: ExperimentConfig, runs: Path) -> None:
     """Where the records are, the score, and the two commands to look further."""
-    if outcome.stopped:
+    if outcome.stop_signal:
         print(f"stopped; {outcome.run} keeps what was recorded")
         if outcome.evaluation is None:
             print("no checkpoint: the first one is written after the first iteration")
