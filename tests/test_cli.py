@@ -78,7 +78,7 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
         ("train --seed 1" + 400 * "0", "allowed is 0 to 9223372036854775807"),
         (
             "train sb3_dqn/like --iteration-steps 25001",
-            "the steps of an iteration are 25001; allowed is a multiple of 4",
+            "an iteration are 25001; allowed is a multiple of 4",
         ),
     ],
 )

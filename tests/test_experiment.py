@@ -105,7 +105,7 @@ def test_a_file_that_names_code_runs_it_only_when_the_user_names_it_too(tmp_path
     witness, code, path = tmp_path / "was-run", tmp_path / "evil.py", tmp_path / "mine.toml"
     code.write_text(f"open({str(witness)!r}, 'w').close()")
     path.write_text(tiny_experiment().to_toml().replace('name = "dqn"', f'name = "{code}"'))
-    with pytest.raises(LabError, match="names the agent file .* give its path with --agent"):
+    with pytest.raises(LabError, match=r"names the agent file .* give its path with --agent"):
         load_experiment(path)
     assert not witness.exists()
 
