@@ -77,7 +77,7 @@ class DQNConfig(AgentConfig):
         require_one_of(self, ("huber", "squared"), "loss")
         require_one_of(self, ("rmsprop", "adam"), "optimizer")
         require_one_of(self, ("fp32", "bf16"), "precision")
-        require_between(self, 0.0, 1.0, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay")
+        require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay")
         require_positive(self, "learning_rate", "optimizer_epsilon")
         require_at_least(
             self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"

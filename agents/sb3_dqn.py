@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class SB3DQNConfig(AgentConfig):
     """Gradients are scaled down to this norm; SB3 always has a limit."""
 
     def __post_init__(self) -> None:
-        require_between(self, 0.0, 1.0, "discount", "epsilon_start", "epsilon_end")
+        require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end")
         require_positive(self, "learning_rate", "max_gradient_norm")
         require_at_least(
             self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"
@@ -145,7 +146,8 @@ class SB3DQN(Agent):
         path = directory / "model.zip"
         try:
             # load_data=False leaves the member with the pickles unread; tensors are read with torch's weights_only.
-            _, parameters, _ = load_from_zip_file(path, load_data=False, device=self._task.device)
+            with warnings.catch_warnings(action="ignore"):  # torch has warnings for foreign files; the error says it
+                _, parameters, _ = load_from_zip_file(path, load_data=False, device=self._task.device)
             weights = cast("dict[str, Tensor]", parameters["policy"])  # SB3 declares it as a single tensor
         except _BAD_ZIP as error:
             raise LabError(

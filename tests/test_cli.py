@@ -106,7 +106,10 @@ def test_train_ends_with_directory_scores_and_two_commands(capsys: pytest.Captur
     assert main(["train", "--agent", "uniform", "--game", "breakout", *TINY]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("uniform-on-dqn-quick on Breakout, seed 0: 200 agent steps (800 frames)")
-    assert re.fullmatch(r" +800 frames +[\d,]+ frames/s  mean score .* over 1 episodes, human-normalized .*", lines[1])
+    assert re.fullmatch(
+        r" +800 frames +[\d,]+ frames/s  mean score .* over 1 episodes, 1 cut by the frame cap, human-normalized .*",
+        lines[1],
+    )
     assert lines[2].startswith("runs/Breakout/uniform-on-dqn-quick/seed-0: mean score")
     assert [line.split()[2:4] for line in lines[3:]] == [["rl-lab", "tensorboard"], ["rl-lab", "evaluate"]]
 

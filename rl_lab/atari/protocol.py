@@ -43,11 +43,11 @@ class Protocol:
     """Full games in an evaluation of a saved agent. A matter of precision: not in the fingerprint."""
 
     def __post_init__(self) -> None:
-        require_between(self, 0.0, 1.0, "sticky_probability", "evaluation_epsilon")
+        require_between(self, 0, 1, "sticky_probability", "evaluation_epsilon")
         require_between(self, 0, 1_000, "noop_max")
         require_between(self, 1, 60, "frame_skip")
         require_between(self, 4 * self.frame_skip, 10_000_000, "max_frames_per_episode")
-        require_at_least(self, 0.0, "reward_clip")
+        require_at_least(self, 0, "reward_clip")
         require_at_least(self, 1, "evaluation_episodes")
         require_one_of(self, ("ignored", "ends_return"), "life_loss")
 
