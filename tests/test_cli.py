@@ -235,6 +235,16 @@ def test_list_runs_shows_state_and_score(runs: Path, capsys: pytest.CaptureFixtu
     assert "finished" in capsys.readouterr().out.splitlines()[1]
 
 
+def test_bench_compares_both_precisions_with_stable_baselines3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--steps", "128", "--repetitions", "2", "--threads", "1", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    rates = result["steps_per_second"]
+    assert set(rates) == {"dqn/like", "dqn/like, bf16", "sb3_dqn/like"}
+    for name, ratios in result["ratios"].items():
+        assert ratios == [ours / theirs for ours, theirs in zip(rates[name], rates["sb3_dqn/like"], strict=True)]
+    assert set(result["ratios"]) == set(rates) - {"sb3_dqn/like"}
+
+
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "rl_lab", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("rl-lab ")

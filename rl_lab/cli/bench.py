@@ -1,7 +1,8 @@
 """Measure this machine: agent steps a second of our DQN and of stable-baselines3's, at the same work in one run.
 
-Both train by the like configs (Nature network, batch 32, an update every 4 agent steps, one game), in turns, so that
-what else the machine does falls on both. The ratio is the number to read; the rates hold for this machine, this hour.
+All train by the like configs (Nature network, batch 32, an update every 4 agent steps, one game), ours in full and in
+half precision, in turns, so that what else the machine does falls on all. The ratio is the number to read; the rates
+hold for this machine, this hour.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from rl_lab.system import use_machine
 
 _LEARNING_STARTS_STEPS = 64
 _LEAST_STEPS = 128
-_CONFIGS = ("dqn/like", "sb3_dqn/like")
+_BASELINE = "sb3_dqn/like"
+_CONTENDERS: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "dqn/like": ("dqn/like", {}),
+    "dqn/like, bf16": ("dqn/like", {"precision": "bf16"}),
+    _BASELINE: (_BASELINE, {}),
+}
+"""Row of the table -> config, and what differs from it."""
 
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
@@ -42,24 +49,33 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     device, threads = use_machine(options.device, options.threads)
 
     rates = measure(options.steps, options.repetitions, device)
-    ours, theirs = (rates[name] for name in _CONFIGS)
-    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
+    ratios = {
+        name: [ours / theirs for ours, theirs in zip(rates[name], rates[_BASELINE], strict=True)]
+        for name in rates
+        if name != _BASELINE
+    }
     machine = f"{processor_name()}, {threads} threads, {device}"
     if options.json:
         print(json.dumps({"machine": machine, "steps_per_second": rates, "ratios": ratios}, indent=2))
         return 0
     print(f"{machine}; {options.repetitions} turns of {options.steps} agent steps each, interleaved")
-    rows = [(name, *_summary(rates[name], ".1f")) for name in _CONFIGS]
-    print_table(("agent steps a second", "median", "least", "most"), [*rows, ("ratio", *_summary(ratios, ".2f"))])
+    print_table(
+        ("agent steps a second", "median", "least", "most"),
+        [
+            *((name, *_summary(values, ".1f")) for name, values in rates.items()),
+            *((f"ratio of {name}", *_summary(values, ".2f")) for name, values in ratios.items()),
+        ],
+    )
     return 0
 
 
 def measure(steps: int, repetitions: int, device: str) -> Mapping[str, list[float]]:
-    """Agent steps a second of each config in each turn."""
+    """Agent steps a second of each contender in each turn."""
     agents = {
-        name: _ready_agent(load_experiment(config_path(name)), steps * (repetitions + 1), device) for name in _CONFIGS
+        name: _ready_agent(load_experiment(config_path(config)), changes, steps * (repetitions + 1), device)
+        for name, (config, changes) in _CONTENDERS.items()
     }
-    rates: dict[str, list[float]] = {name: [] for name in _CONFIGS}
+    rates: dict[str, list[float]] = {name: [] for name in agents}
     for turn in range(repetitions + 1):
         for name, (agent, config) in agents.items():
             env = AtariVectorEnv(
@@ -72,9 +88,16 @@ def measure(steps: int, repetitions: int, device: str) -> Mapping[str, list[floa
     return rates
 
 
-def _ready_agent(config: ExperimentConfig, total_steps: int, device: str) -> tuple[Agent, ExperimentConfig]:
-    """The config's agent, which learns from early in the first turn on."""
-    table = {**vars(config.agent), "learning_starts_steps": _LEARNING_STARTS_STEPS, "replay_capacity": total_steps}
+def _ready_agent(
+    config: ExperimentConfig, changes: Mapping[str, object], total_steps: int, device: str
+) -> tuple[Agent, ExperimentConfig]:
+    """The config's agent with changed hyperparameters, which learns from early in the first turn on."""
+    table = {
+        **vars(config.agent),
+        **changes,
+        "learning_starts_steps": _LEARNING_STARTS_STEPS,
+        "replay_capacity": total_steps,
+    }
     agent_type = load_agent(config.agent.name)
     task = Task(len(game_actions(config.game, config.protocol)), config.num_games, total_steps, seed=0, device=device)
     agent = agent_type(agent_type.Config(**table), task)
