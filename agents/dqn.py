@@ -68,7 +68,7 @@ class DQNConfig(AgentConfig):
     optimizer_epsilon: float = 0.01 / 32**2
     """RMSProp: added to the variance, for the mean over a batch. Adam: added to the root."""
     precision: str = "fp32"
-    """fp32, or bf16: half-width arithmetic in the layers, full-width weights; quicker where the processor has bf16."""
+    """fp32, or bf16: updates compute in half width, but for weights and the last layer; quicker where there is bf16."""
     max_gradient_norm: float = 0.0
     """Gradients are scaled down to this norm; 0 is no limit."""
 
@@ -152,7 +152,8 @@ class DQN(Agent):
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B]."""
         with torch.inference_mode():
-            q_values = self._q_values(self.network, torch.from_numpy(observations).to(self._device))
+            # In full precision: what a saved agent plays does not depend on how it was trained.
+            q_values = self.network(torch.from_numpy(observations).to(self._device))
             actions: NDArray[np.int64] = q_values.argmax(dim=1).cpu().numpy()
         return actions
 
@@ -235,10 +236,10 @@ class DQN(Agent):
         return losses.double_q_learning_td_error(q_tm1, a_tm1, r_t, discount_t, q_t, q_t_selector)
 
     def _q_values(self, network: nn.Module, observations: Tensor) -> Tensor:
-        """(B, A) float32 for observations (B, 4, 84, 84) uint8."""
+        """(B, A) float32 for observations (B, 4, 84, 84) uint8, for an update."""
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
             q_values: Tensor = network(observations)
-        return q_values.float()
+        return q_values
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         config = self.config

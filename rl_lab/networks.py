@@ -35,6 +35,18 @@ class ScalePixels(nn.Module):
         return observations.contiguous(memory_format=torch.channels_last).float().div_(255.0)
 
 
+class ValueHead(nn.Linear):
+    """The last layer, in full precision under autocast too.
+
+    In bf16, Q values between 1 and 2 lie on a grid of 1/128: coarser than what tells the actions of Pong apart.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, features] of any precision to values [B, num_actions] float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
+
 def _mnih2013(num_actions: int) -> nn.Sequential:
     """Mnih et al. 2013, section 4.1: 16 filters 8x8 stride 4, 32 filters 4x4 stride 2, 256 units."""
     return nn.Sequential(
@@ -46,7 +58,7 @@ def _mnih2013(num_actions: int) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(32 * 9 * 9, 256),
         nn.ReLU(),
-        nn.Linear(256, num_actions),
+        ValueHead(256, num_actions),
     )
 
 
@@ -63,7 +75,7 @@ def _nature(num_actions: int) -> nn.Sequential:
         nn.Flatten(),
         nn.Linear(64 * 7 * 7, 512),
         nn.ReLU(),
-        nn.Linear(512, num_actions),
+        ValueHead(512, num_actions),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rl_lab.networks import NETWORKS, build_network
+from rl_lab.networks import NETWORKS, ValueHead, build_network
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_rectifiers_stand_between_the_layers_and_none_after_the_last(name: str) 
     kinds = [type(layer) for layer in build_network(name, 4, seeded(0)) if not isinstance(layer, nn.Flatten)]
     followers = [after for layer, after in pairwise(kinds) if layer in (nn.Conv2d, nn.Linear)]
     assert set(followers) == {nn.ReLU}
-    assert kinds[-1] is nn.Linear
+    assert kinds[-1] is ValueHead
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -63,6 +63,20 @@ def test_uint8_pixels_give_the_values_of_floats_from_0_to_1(name: str) -> None:
     q_values = network(pixels)
     assert q_values.shape == (3, 5)
     assert torch.equal(q_values, network[1:](pixels.float() / 255))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_half_precision_ends_before_the_last_layer(name: str) -> None:
+    network = build_network(name, 18, seeded(0))
+    pixels = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, generator=seeded(1))
+    full = network(pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        features, half = network[:-1](pixels), network(pixels)
+    assert features.dtype == torch.bfloat16
+    assert half.dtype == torch.float32
+    assert torch.equal(half, network[-1](features))
+    assert not torch.equal(half, half.bfloat16().float())
+    assert torch.allclose(half, full, atol=0.01)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
