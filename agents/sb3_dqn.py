@@ -6,6 +6,7 @@ schedule and reports. The only file that imports stable_baselines3.
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 import warnings
@@ -33,8 +34,9 @@ from rl_lab.errors import LabError
 from rl_lab.seeding import integer_seed
 from rl_lab.system import require_memory
 
-_BYTES_PER_TRANSITION = 2 * 28_224 + 20
-"""Two stacked observations of 4 x 84 x 84 bytes; action 8, reward 4, end 4, time limit 4."""
+_BYTES_PER_OBSERVATION = math.prod(OBSERVATION_SHAPE)
+_BYTES_PER_TRANSITION = 2 * _BYTES_PER_OBSERVATION + 20
+"""Two stacked observations; action 8, reward 4, end 4, time limit 4."""
 
 
 _BAD_ZIP = (
@@ -112,7 +114,7 @@ class SB3DQN(Agent):
         require_memory(
             self.config.replay_capacity * _BYTES_PER_TRANSITION,
             f"stable-baselines3's replay of {self.config.replay_capacity:,} transitions (two stacked observations of "
-            "28,224 bytes each)",
+            f"{_BYTES_PER_OBSERVATION:,} bytes each)",
             "use --agent.replay-capacity",
         )
         weights = self.model.policy.state_dict()

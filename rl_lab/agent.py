@@ -123,8 +123,8 @@ def _load_file(path: Path) -> type[Agent]:
     sys.modules[module_name] = module  # dataclasses look their module up while the file runs
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise LabError(f"{path}, line {error.lineno}: {error.msg}") from error
+    except (SyntaxError, ImportError) as error:
+        raise LabError(f"{path} cannot be run: {error}") from error
     found = [
         value
         for value in vars(module).values()

@@ -6,6 +6,8 @@ import math
 
 from rl_lab.errors import LabError
 
+_LARGEST = 2**63 - 1
+
 # Comparisons with nan are false, so each check also keeps nan out.
 
 
@@ -23,6 +25,8 @@ def require_at_least(config: object, low: float, *fields: str) -> None:
         value = getattr(config, field)
         if not low <= value < math.inf:
             raise LabError(f"{field} is {value!r}; allowed is {low} or more")
+        if value > _LARGEST:
+            raise LabError(f"{field} is larger than any machine counts; allowed is {low} to {_LARGEST}")
 
 
 def require_positive(config: object, *fields: str) -> None:

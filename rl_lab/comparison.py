@@ -28,6 +28,7 @@ class Result:
     fingerprint: str
     score: float
     """Mean raw score over the evaluation's episodes."""
+    episodes: int
     settings: Mapping[str, object]
     """All of the experiment but its seed and what does not change results, flat."""
 
@@ -56,6 +57,11 @@ class Entry:
         return tuple(sorted({result.frames for result in self.results}))
 
     @property
+    def episodes(self) -> tuple[int, ...]:
+        """The distinct numbers of episodes behind a seed's score, sorted."""
+        return tuple(sorted({result.episodes for result in self.results}))
+
+    @property
     def protocols(self) -> tuple[str, ...]:
         """The distinct protocols, as label and fingerprint, sorted."""
         return tuple(sorted({f"{result.protocol} {result.fingerprint}" for result in self.results}))
@@ -80,6 +86,7 @@ def read_results(paths: Iterable[Path]) -> tuple[list[Result], list[Path]]:
                 protocol=evaluation["protocol"],
                 fingerprint=evaluation["protocol_fingerprint"],
                 score=evaluation["mean_score"],
+                episodes=evaluation["episodes"],
                 settings=_settings(config),
             )
         )

@@ -15,7 +15,14 @@ from rl_lab.errors import LabError, did_you_mean
 
 _Config = TypeVar("_Config")
 PLAIN_TYPES: tuple[type, ...] = (int, float, bool, str)
-_TYPE_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a table"}
+_TYPE_WORDS = {
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
+    list: "a list",
+    dict: "a table",
+}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

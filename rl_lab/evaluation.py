@@ -116,9 +116,10 @@ def evaluate(
     num_threads: int = 1,
     check_stop: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Play `episodes` full games, epsilon-greedily by an own generator; the same seed gives the same evaluation.
+    """Play `episodes` full games, epsilon-greedily by an own generator.
 
-    `check_stop` is called before each step and may raise.
+    The same seed gives the same evaluation of an agent whose `act` draws no random number. `check_stop` is called
+    before each step and may raise.
     """
     if episodes < 1:
         raise LabError(f"evaluation episodes are {episodes}; allowed is 1 or more")

@@ -14,7 +14,7 @@ from rl_lab.checks import require_at_least, require_between, require_one_of
 from rl_lab.config import from_table, read_toml, to_toml
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
-from rl_lab.system import DEVICES
+from rl_lab.system import DEVICES, MAX_THREADS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ class ExperimentConfig:
         require_between(self, 0, 2**63 - 1, "seed")
         require_between(self, 1, MAX_PARALLEL_GAMES, "num_games")
         require_at_least(self, 1, "total_steps", "iteration_steps", "evaluation_episodes", "log_every_steps")
-        require_between(self, 0, 1_024, "threads")
-        require_between(self, 1, 1_024, "emulator_threads")
+        require_between(self, 0, MAX_THREADS, "threads")
+        require_between(self, 1, MAX_THREADS, "emulator_threads")
         require_one_of(self, DEVICES, "device")
         for field in ("total_steps", "iteration_steps"):
             steps = getattr(self, field)
@@ -114,7 +114,7 @@ def load_experiment(path: Path, *, agent: str | None = None, protocol: str | Non
         table["protocol"] = {"name": protocol}
         table["evaluation_episodes"] = named_protocol(protocol).evaluation_episodes
     table["protocol"] = _read_protocol(table["protocol"], f"{path} [protocol]")
-    table["agent"] = _read_agent(table["agent"], f"{path} [agent]")
+    table["agent"] = _read_agent(table["agent"], f"{path} [agent]" if agent is None else f"agent {agent}")
     if isinstance(table.get("game"), str):
         table["game"] = resolve_game(table["game"])
     return from_table(ExperimentConfig, table, str(path))

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import psutil
 
-from rl_lab.config import read_toml
+from rl_lab.checks import require_between, require_one_of
+from rl_lab.config import from_table, read_toml
 from rl_lab.errors import LabError
 
 State = Literal["running", "finished", "interrupted", "failed"]
 
 
-_CONFIG_KEYS = ("name", "game", "seed", "total_steps", "protocol", "agent")
-_EVALUATION_KEYS = ("game", "frames", "protocol", "protocol_fingerprint", "mean_score")
+_CONFIG_KEYS = {"name": str, "game": str, "seed": int, "total_steps": int, "protocol": dict, "agent": dict}
+_EVALUATION_KEYS = {
+    "game": str,
+    "frames": int,
+    "protocol": str,
+    "protocol_fingerprint": str,
+    "mean_score": float,
+    "episodes": int,
+}
 
 _CLOCK_DRIFT_SECONDS = 60
 """A process's start is derived from the system's clock, which may be set while it runs."""
@@ -35,6 +43,10 @@ class Status:
     pid: int
     process_start: float
     """Start of the writing process, seconds since the epoch: tells it from a later one with the same pid."""
+
+    def __post_init__(self) -> None:
+        require_one_of(self, get_args(State), "state")
+        require_between(self, 1, 2**31 - 1, "pid")
 
     @property
     def is_live(self) -> bool:
@@ -58,9 +70,12 @@ def read_status(directory: Path) -> Status:
     """The run's status.json; LabError where it is missing or damaged."""
     path = directory / "status.json"
     try:
-        return Status(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise LabError(f"{path} is no readable status of a run: {error}") from error
+    if not isinstance(table, dict):
+        raise LabError(f"{path} is no status of a run: {table!r}")
+    return from_table(Status, table, str(path))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -83,12 +98,14 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The run's config.toml as plain tables; LabError where it is none. Agents and protocols are not looked up."""
     path = directory / "config.toml"
     config = _with_keys(read_toml(path), _CONFIG_KEYS, path)
-    _with_keys(config["protocol"], ("frame_skip",), path)
+    _with_keys(config["protocol"], {"frame_skip": int}, path)
     return config
 
 
-def _with_keys(record: Any, keys: Iterable[str], path: Path) -> dict[str, Any]:
-    missing = [key for key in keys if not isinstance(record, dict) or key not in record]
-    if missing:
-        raise LabError(f"{path} is no record of a run: {', '.join(missing)} missing")
-    return dict(record)
+def _with_keys(record: Any, keys: Mapping[str, type], path: Path) -> dict[str, Any]:
+    """The record if it has all keys with values of their types; LabError otherwise."""
+    table = record if isinstance(record, dict) else {}
+    bad = [key for key, kind in keys.items() if not isinstance(table.get(key), kind)]
+    if bad:
+        raise LabError(f"{path} is no record of a run: {', '.join(bad)} missing or mistyped")
+    return table

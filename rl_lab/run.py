@@ -28,7 +28,7 @@ from rl_lab.experiment import ExperimentConfig
 from rl_lab.provenance import provenance
 from rl_lab.records import State, Status, read_status
 from rl_lab.scores import DEFAULT_TABLE
-from rl_lab.tensorboard import EventWriter
+from rl_lab.tensorboard import EVALUATION_TAG, NORMALIZED_TAG, EventWriter
 
 
 class Run:
@@ -39,6 +39,7 @@ class Run:
         self.directory = directory
         self.config = config
         self._steps = 0
+        self.set_status("running")  # first of all: another process must see that the directory is taken
         self._episodes = (directory / "episodes.jsonl").open("a", encoding="utf-8")
         self._metrics = (directory / "metrics.jsonl").open("a", encoding="utf-8")
         self._evaluations = (directory / "evaluations.jsonl").open("a", encoding="utf-8")
@@ -57,7 +58,6 @@ class Run:
                 f"cannot make the run directory {directory}: {error.strerror}; use another --runs"
             ) from error
         run = cls(directory, config)
-        run.set_status("running")  # first of all: another process must see that the directory is taken
         _write(directory / "config.toml", config.to_toml())
         _write(directory / "provenance.json", _json(provenance(config, device=device, threads=threads), indent=2))
         return run
@@ -79,23 +79,21 @@ class Run:
 
     def log_metrics(self, metrics: Mapping[str, float], *, steps: int) -> None:
         """Append a point of the training curves, by TensorBoard tags."""
-        frames = steps * self.config.protocol.frame_skip
-        self._steps = steps
+        frames = self._advance(steps)
         self._append(self._metrics, {"frames": frames, "steps": steps, **metrics})
         self._events.scalars(metrics, frames)
 
     def log_evaluation(self, evaluation: Evaluation, *, steps: int, iteration: int) -> None:
         """Append an evaluation, with its human-normalized score by the default table."""
-        frames = steps * self.config.protocol.frame_skip
+        frames = self._advance(steps)
         human_normalized = evaluation.human_normalized_score()
-        self._steps = steps
         self._append(
             self._evaluations,
             {"frames": frames, "steps": steps, "iteration": iteration, **evaluation.as_record(DEFAULT_TABLE)},
         )
-        metrics = {"eval/mean_reward": evaluation.mean_score}
+        metrics = {EVALUATION_TAG: evaluation.mean_score}
         if human_normalized is not None:
-            metrics["eval/human_normalized_score"] = human_normalized
+            metrics[NORMALIZED_TAG] = human_normalized
         self._events.scalars(metrics, frames)
 
     def set_status(self, state: State, reason: str = "") -> None:
@@ -125,6 +123,12 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    def _advance(self, steps: int) -> int:
+        """The run is at that many agent steps; the frames."""
+        self._steps = steps
+        self.set_status("running")
+        return steps * self.config.protocol.frame_skip
 
     @staticmethod
     def _append(file: TextIO, record: Mapping[str, object]) -> None:

@@ -20,6 +20,7 @@ _CGROUP_FILES = (
 and usage, and the name of the file cache in its memory.stat."""
 
 DEVICES = ("auto", "cpu", "cuda")
+MAX_THREADS = 1_024
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -58,8 +59,8 @@ def use_machine(device: str, threads: int) -> tuple[str, int]:
 
     if device not in DEVICES:
         raise LabError(f"device is {device!r}; allowed is one of {', '.join(DEVICES)}")
-    if threads < 0:
-        raise LabError(f"threads are {threads}; allowed is 0, for one on each core, or more")
+    if not 0 <= threads <= MAX_THREADS:
+        raise LabError(f"threads are {threads}; allowed is 0, for one on each core, to {MAX_THREADS}")
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise LabError("device is 'cuda', but torch sees no GPU; use --device cpu, or install a CUDA build of torch")

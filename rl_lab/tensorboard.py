@@ -24,14 +24,14 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from rl_lab.errors import LabError
 from rl_lab.records import find_runs, read_config
-from rl_lab.scores import Reference, reference, score_table
+from rl_lab.scores import DEFAULT_TABLE, Reference, reference, score_table
 
 TRAINING_TAG = "rollout/ep_rew_mean"
 EVALUATION_TAG = "eval/mean_reward"
 NORMALIZED_TAG = "eval/human_normalized_score"
 
 _CHART_TITLES = {
-    NORMALIZED_TAG: "human-normalized, evaluation, by frames",
+    NORMALIZED_TAG: f"human-normalized ({DEFAULT_TABLE}), evaluation, by frames",
     EVALUATION_TAG: "score, evaluation, by frames",
     TRAINING_TAG: "score, training, by frames",
 }

@@ -28,6 +28,7 @@ from rl_lab.run import Run
 from rl_lab.scores import score_table
 from rl_lab.seeding import integer_seed, seed_sequence
 from rl_lab.system import use_machine
+from rl_lab.tensorboard import TRAINING_TAG
 
 _RECENT_EPISODES = 100
 """Episodes in the training curve's mean, as in stable-baselines3."""
@@ -139,7 +140,7 @@ class _Loop:
         config = self._config
         steps = min(config.iteration_steps, config.total_steps - self._saved_steps)
         env = _new_env(config, iteration, observer=self._curves)
-        self._curves.begin(env, self._saved_steps)
+        self._curves.begin(env, self._saved_steps, steps)
         self._agent.train(env, steps, self._curves)
         if env.steps != steps:
             raise LabError(f"the agent played {env.steps} steps; `train` was asked for exactly {steps}")
@@ -158,7 +159,6 @@ class _Loop:
         self._run.log_evaluation(evaluation, steps=total, iteration=iteration)
         save_checkpoint(self._run.directory, self._agent, config, actions=self._actions, steps=total)
         self._saved_steps, self._evaluation = total, evaluation
-        self._run.set_status("running")
         self._reporter.on_evaluation(progress, evaluation)
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
@@ -182,10 +182,11 @@ class _Curves:
         self._agent_metrics: dict[str, float] = {}
         self._progress = Progress(0, 0, 0.0, None, None, None)
 
-    def begin(self, env: AtariVectorEnv, base_steps: int) -> None:
-        """An iteration in a new environment begins that many agent steps into the run."""
+    def begin(self, env: AtariVectorEnv, base_steps: int, steps: int) -> None:
+        """An iteration of `steps` in a new environment begins `base_steps` agent steps into the run."""
         self._env = env
         self._base_steps = self._written_steps = base_steps
+        self._last_step = base_steps + steps
         self._begin_time = self._written_time = time.monotonic()
 
     def finish(self) -> Progress:
@@ -196,8 +197,9 @@ class _Curves:
         return dataclasses.replace(self._progress, frames_per_second=self._env.frames / seconds)
 
     def due(self) -> bool:
-        """For the agent: whether its metrics are wanted now."""
-        return self._steps - self._written_steps >= self._run.config.log_every_steps
+        """For the agent: whether its metrics are wanted now: at each interval's end, and the iteration's."""
+        interval_is_over = self._steps - self._written_steps >= self._run.config.log_every_steps
+        return interval_is_over or self._steps >= self._last_step
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
         """For the agent: keep its metrics until the next point is written; LabError for one that is not finite."""
@@ -232,7 +234,7 @@ class _Curves:
         mean_return = None
         if self._recent:
             mean_return = fmean(episode.score for episode in self._recent)
-            metrics["rollout/ep_rew_mean"] = mean_return
+            metrics[TRAINING_TAG] = mean_return
             metrics["rollout/ep_len_mean"] = fmean(episode.length_steps for episode in self._recent) * skip
         self._run.log_metrics(metrics, steps=self._steps)
         self._progress = Progress(

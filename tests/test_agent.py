@@ -73,3 +73,10 @@ def test_a_syntax_error_names_file_and_line(tmp_path: Path) -> None:
     path.write_text("x = 1\ny = (\n")
     with pytest.raises(LabError, match=r"mine\.py, line 2"):
         load_agent(str(path))
+
+
+def test_an_agent_file_whose_import_fails_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("import no_such_module\n")
+    with pytest.raises(LabError, match=r"mine\.py cannot be run: No module named 'no_such_module'"):
+        load_agent(str(path))

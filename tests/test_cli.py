@@ -75,6 +75,9 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
         ("bench --steps 0", "0 steps, 5 repetitions; allowed are multiples of 4 from 128 on"),
         ("bench --device gpu", "device is 'gpu'; allowed is one of auto, cpu, cuda"),
         ("train --threads -1", "threads is -1; allowed is 0 to 1024"),
+        ("bench --threads 99999999999", "threads are 99999999999; allowed is 0, for one on each core, to 1024"),
+        ("train --agent.replay-capacity 1" + 400 * "0", "replay_capacity is larger than any machine counts"),
+        ("train --agent.precision fp16", "precision is 'fp16'; allowed is one of fp32, bf16"),
         ("train --seed 1" + 400 * "0", "allowed is 0 to 9223372036854775807"),
         (
             "train sb3_dqn/like --iteration-steps 25001",
@@ -193,6 +196,25 @@ def test_evaluate_refuses_a_damaged_agent_and_runs_no_code_from_it(
     assert not witness.exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("actions", 5), ("actions", []), ("actions", [1, 2, 3, 4]), ("seed", -1), ("seed", "0")]
+)
+def test_evaluate_refuses_a_foreign_description(
+    key: str, value: object, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "Breakout" / "tiny" / "seed-0", run)
+    for directory in checkpoints(run):
+        path = directory / "agent" / "agent.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+        write_manifest(directory)
+    assert main(["evaluate", str(run)]) == 2
+    errors = capsys.readouterr().err
+    assert "agent.json" in errors
+    assert key in errors
+    assert errors.count("\n") == 1
+
+
 @pytest.mark.parametrize("content", ["pickle", "zip with a pickle"])
 def test_evaluate_runs_no_code_from_a_file_offered_as_an_sb3_agent(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -243,6 +265,19 @@ def test_bench_compares_both_precisions_with_stable_baselines3(capsys: pytest.Ca
     for name, ratios in result["ratios"].items():
         assert ratios == [ours / theirs for ours, theirs in zip(rates[name], rates["sb3_dqn/like"], strict=True)]
     assert set(result["ratios"]) == set(rates) - {"sb3_dqn/like"}
+
+
+@pytest.mark.parametrize("status", ['{"pid": "x"}', '{"pid": -1}', '{"state": "asleep"}', "5", "{"])
+def test_list_runs_names_a_damaged_status(
+    status: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "runs" / "Breakout" / "tiny" / "seed-0"
+    shutil.copytree(runs / "Breakout" / "tiny" / "seed-0", run)
+    path = run / "status.json"
+    change = json.loads(status) if status.startswith('{"') else None
+    path.write_text(status if change is None else json.dumps({**json.loads(path.read_text()), **change}))
+    assert main(["list", "runs"]) == 0
+    assert "unreadable: " in capsys.readouterr().out
 
 
 def test_the_module_is_the_command() -> None:

@@ -22,7 +22,8 @@ def write_run(
         f"[protocol]\nframe_skip = 4\n[agent]\nlearning_rate = {learning_rate}\n"
     )
     (run / "status.json").write_text("{}")
-    record = {"game": "Pong", "frames": 400_000, "protocol": "nature2015", "protocol_fingerprint": "aaa", **changes}
+    rules = {"protocol": "nature2015", "protocol_fingerprint": "aaa"}
+    record = {"game": "Pong", "frames": 400_000, "episodes": 30, **rules, **changes}
     lines = [] if score is None else [{**record, "frames": 1, "mean_score": -21.0}, {**record, "mean_score": score}]
     (run / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
@@ -104,3 +105,24 @@ def test_all_runs_without_evaluation_is_an_error(tmp_path: Path, capsys: pytest.
     write_run(tmp_path, "dqn", 0, None)
     assert main(["compare", str(tmp_path)]) == 2
     assert "has an evaluation yet" in capsys.readouterr().err
+
+
+def test_the_table_shows_all_changed_rules_and_how_many_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "dqn", 0, 5.0, protocol="nature2015(noop_max=0, fire_reset=True)", episodes=10)
+    write_run(tmp_path, "dqn", 1, 5.0, protocol="nature2015(noop_max=0, fire_reset=True)", episodes=20)
+    assert main(["compare", str(tmp_path)]) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert "10 and 20" in row
+    assert row.endswith("nature2015(noop_max=0, fire_reset=True)")
+
+
+@pytest.mark.parametrize("record", ['{"mean_score": null}', "5", '{"game": "Pong"}'])
+def test_a_damaged_evaluation_is_one_line(record: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path, "dqn", 0, 5.0)
+    whole = (run / "evaluations.jsonl").read_text().splitlines()[-1]
+    damaged = json.dumps({**json.loads(whole), **json.loads(record)}) if record.startswith('{"mean') else record
+    (run / "evaluations.jsonl").write_text(damaged + "\n")
+    assert main(["compare", str(tmp_path)]) == 2
+    assert "evaluations.jsonl is no record of a run" in capsys.readouterr().err

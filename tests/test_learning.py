@@ -80,7 +80,7 @@ def test_dqn_learns_to_play_catch() -> None:
     assert greedy_score(agent) > 0.9 * OPTIMUM
 
 
-def test_sb3_dqn_learns_from_the_same_game() -> None:
+def test_sb3_dqn_trains_on_the_same_game() -> None:
     agent_class = cast("type[SB3DQN]", load_agent("sb3_dqn"))
     config = agent_class.Config(
         name="sb3_dqn",

@@ -38,6 +38,17 @@ def test_every_command_of_the_readme_parses(capsys: pytest.CaptureFixture[str]) 
             assert main([*shlex.split(command.partition(" > ")[0], comments=True)[1:], "--dry-run"]) == 0, command
 
 
+def test_every_flag_of_the_readme_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = re.findall(r"\brl-lab ([a-z]+) ([^`\n]*--[^`\n]*)", README)
+    assert {"train", "evaluate", "tensorboard"} <= {command for command, _ in commands}
+    for command, rest in commands:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        known = capsys.readouterr().out
+        for flag in re.findall(r"--[a-z.-]+", rest):
+            assert flag in known or flag == "--agent.learning-rte", (command, flag)
+
+
 def test_every_config_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"\b(?:dqn|sb3_dqn)/[a-z0-9_]+\b(?!\.)", README))
     assert named <= set(config_names())

@@ -75,7 +75,7 @@ def test_threads_are_those_asked_for_and_by_default_one_for_each_core() -> None:
     assert system.use_machine("cpu", 1) == ("cpu", 1)
     assert torch.get_num_threads() == 1
     assert 1 <= system.use_machine("cpu", 0)[1] <= (os.cpu_count() or 1)
-    with pytest.raises(LabError, match="threads are -1; allowed is 0, for one on each core, or more"):
+    with pytest.raises(LabError, match="threads are -1; allowed is 0, for one on each core, to 1024"):
         system.use_machine("cpu", -1)
 
 

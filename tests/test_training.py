@@ -38,10 +38,11 @@ def what_was_learned(run: Path) -> tuple[bytes, bytes]:
     return (run / "episodes.jsonl").read_bytes(), weights.read_bytes()
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_same_seed_gives_the_same_bytes_and_another_seed_others(threads: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threads", "precision"), [(1, "fp32"), (2, "fp32"), (1, "bf16")])
+def test_same_seed_gives_the_same_bytes_and_another_seed_others(threads: int, precision: str, tmp_path: Path) -> None:
+    agent = tiny_dqn(precision=precision)
     first, again, other = (
-        train(tiny_experiment(seed=seed, threads=threads), tmp_path / folder).run
+        train(tiny_experiment(seed=seed, threads=threads, agent=agent), tmp_path / folder).run
         for folder, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert what_was_learned(first) == what_was_learned(again)
@@ -82,6 +83,13 @@ def test_training_curves_have_a_point_each_interval_with_x_in_frames(tmp_path: P
     assert {"rollout/ep_rew_mean", "rollout/exploration_rate", "time/fps", "train/q_mean"} <= records[-1].keys()
 
 
+def test_an_iteration_ends_with_a_point_of_all_metrics_however_long_the_interval(tmp_path: Path) -> None:
+    run = train(tiny_experiment(log_every_steps=1_000), tmp_path).run
+    records = read_records(run / "metrics.jsonl")
+    assert [record["frames"] for record in records] == [800, 1_600]
+    assert all({"train/loss", "rollout/exploration_rate"} <= record.keys() for record in records)
+
+
 def test_nothing_of_learning_is_recorded_before_the_first_update(tmp_path: Path) -> None:
     run = train(tiny_experiment(agent=tiny_dqn(learning_starts_steps=300)), tmp_path).run
     records = read_records(run / "metrics.jsonl")
@@ -113,6 +121,17 @@ def test_what_cannot_work_leaves_no_run_behind(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(LabError, match=r"use --agent\.replay-capacity"):
         train(tiny_experiment(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_status_follows_the_training_not_only_the_evaluations(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watch(Silent):
+        def on_progress(self, progress: Progress) -> None:
+            seen.append(read_status(tmp_path / "Breakout" / "tiny" / "seed-0").steps)
+
+    run_experiment(tiny_experiment(), tmp_path, overwrite=False, reporter=Watch())
+    assert seen == [100, 200, 300, 400]
 
 
 def test_a_failing_agent_leaves_a_failed_run_that_says_why(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from rl_lab.system import use_machine
 
 _LEARNING_STARTS_STEPS = 64
 _LEAST_STEPS = 128
+_REPLAY_CAPACITY = 10_000
 _BASELINE = "sb3_dqn/like"
 _CONTENDERS: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "dqn/like": ("dqn/like", {}),
@@ -96,7 +97,7 @@ def _ready_agent(
         **vars(config.agent),
         **changes,
         "learning_starts_steps": _LEARNING_STARTS_STEPS,
-        "replay_capacity": total_steps,
+        "replay_capacity": min(total_steps, _REPLAY_CAPACITY),
     }
     agent_type = load_agent(config.agent.name)
     task = Task(len(game_actions(config.game, config.protocol)), config.num_games, total_steps, seed=0, device=device)

@@ -14,6 +14,8 @@ from rl_lab.comparison import Entry, differences, group, read_results, require_c
 from rl_lab.errors import LabError
 from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, Reference, ScoreTable, reference, score_table
 
+_COLUMNS = ("game", "agent", "score", "human-normalized", "seeds", "episodes", "frames", "protocol")
+
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab compare`."""
@@ -37,10 +39,13 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
 
     marked = differences(entries)
     print_table(
-        ("game", "agent", "score", "human-normalized", "seeds", "frames", "protocol", *(p.name for p in published)),
+        (*_COLUMNS, *(agent.name for agent in published)),
         [_row(entry, table, published, entry.game in marked) for entry in entries],
     )
-    print(f"score: mean over seeds of the last evaluation ± standard deviation over seeds; human scores: {table.name}")
+    print(
+        "score: mean over seeds of the last evaluation, of so many episodes each, ± standard deviation over seeds; "
+        f"human scores: {table.name}"
+    )
     for agent in published:
         print(f"{agent.name}: {agent.kind} scores, {agent.description}")
     for game, reasons in marked.items():
@@ -58,8 +63,9 @@ def _row(entry: Entry, table: ScoreTable, published: Sequence[Reference], marked
         f"{entry.score:.1f}{spread}",
         _normalized(table, entry.game, entry.score),
         str(len(entry.results)),
+        " and ".join(map(str, entry.episodes)),
         " and ".join(f"{frames:,}" for frames in entry.frames),
-        " and ".join(protocol.partition(" ")[0] for protocol in entry.protocols),
+        " and ".join(protocol.rpartition(" ")[0] for protocol in entry.protocols),
         *(_published(agent, entry.game, table) for agent in published),
     )
 

@@ -51,7 +51,12 @@ class BarReporter:
         """Say what is trained, and start the bar."""
         self._console.print(_start_line(run, config))
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=self._console, transient=True
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            speed_estimate_period=3_600,  # two points of the curves may be minutes apart
         )
         self._task = self._bar.add_task("random play", total=config.total_frames)
         self._bar.start()
@@ -96,7 +101,7 @@ def _progress_text(progress: Progress) -> str:
     if progress.mean_return is not None:
         parts.append(f"return {progress.mean_return:.1f}")
     if progress.human_normalized is not None:
-        parts.append(f"human-normalized {progress.human_normalized:.2f}")
+        parts.append(f"human-normalized {progress.human_normalized:.2f} ({DEFAULT_TABLE})")
     return "  ".join(parts)
 
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a published agent to draw as a line in each game, such as dqn_nature_2015; may be repeated",
+        help="a published agent to draw as a line in each game that is there at the start; may be repeated",
     )
     parser.add_argument("--port", type=int, metavar="N", help="port to listen at (default: the first free from 6006)")
     parser.add_argument(
