@@ -22,7 +22,7 @@ from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.checks import require_at_least, require_between, require_one_of, require_positive
 from rl_lab.errors import LabError
-from rl_lab.networks import NETWORKS, build_network
+from rl_lab.networks import INITIALIZATIONS, NETWORKS, build_network
 from rl_lab.optimizers import CentredRMSProp
 from rl_lab.replay import ReplayMemory
 from rl_lab.schedules import linear
@@ -35,6 +35,8 @@ class DQNConfig(AgentConfig):
 
     network: str = "nature"
     """mnih2013 (16 and 32 filters, 256 units) or nature (32, 64 and 64 filters, 512 units)."""
+    initialization: str = "torch7"
+    """torch7 (as DeepMind's DQN: shrinks a signal from layer to layer) or he (keeps it: differences show earlier)."""
     double: bool = False
     """Double DQN: the online network chooses the action that the target network values."""
     n_step: int = 1
@@ -74,6 +76,7 @@ class DQNConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         require_one_of(self, NETWORKS, "network")
+        require_one_of(self, INITIALIZATIONS, "initialization")
         require_one_of(self, ("huber", "squared"), "loss")
         require_one_of(self, ("rmsprop", "adam"), "optimizer")
         require_one_of(self, ("fp32", "bf16"), "precision")
@@ -117,7 +120,8 @@ class DQN(Agent):
         self._task = task
         self._device = torch.device(task.device)
         weights_rng = torch.Generator().manual_seed(integer_seed(task.seed, "weights"))
-        self.network: nn.Module = build_network(config.network, task.num_actions, weights_rng).to(self._device)
+        network = build_network(config.network, task.num_actions, weights_rng, initialization=config.initialization)
+        self.network: nn.Module = network.to(self._device)
         self._steps = 0
         self._updates = 0
         self._target_copies = 0

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor, nn
 
 NETWORKS: tuple[str, ...] = ("mnih2013", "nature")
+INITIALIZATIONS: tuple[str, ...] = ("torch7", "he")
 
 
-def build_network(name: str, num_actions: int, generator: torch.Generator) -> nn.Sequential:
-    """The network called `name`, initialised from `generator`: pixels [B, 4, 84, 84] in, [B, num_actions] out."""
+def build_network(
+    name: str, num_actions: int, generator: torch.Generator, *, initialization: str = "torch7"
+) -> nn.Sequential:
+    """The network called `name`: pixels [B, 4, 84, 84] in, [B, num_actions] out.
+
+    Its weights are drawn from `generator` as one of `INITIALIZATIONS` says.
+    """
     builders: dict[str, Callable[[int], nn.Sequential]] = {"mnih2013": _mnih2013, "nature": _nature}
     # On the meta device a layer's own initialisation draws nothing from torch's global generator.
     with torch.device("meta"):
@@ -20,7 +26,7 @@ def build_network(name: str, num_actions: int, generator: torch.Generator) -> nn
     network.to_empty(device="cpu")
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            _initialise(layer, generator)
+            (_torch7 if initialization == "torch7" else _he)(layer, generator)
     # The convolutions take a tenth less time on a CPU in this layout; shapes and weights are the same.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     return network
@@ -79,8 +85,20 @@ def _nature(num_actions: int) -> nn.Sequential:
     )
 
 
-def _initialise(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+def _torch7(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
     """Weights and biases uniform in +-1/sqrt(fan in): the default of Torch7, in which DeepMind wrote DQN."""
     bound = 1.0 / math.sqrt(layer.weight[0].numel())
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+def _he(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
+    """Weights uniform in +-sqrt(6 / fan in), which keeps the signal through rectifiers; biases zero (He et al. 2015).
+
+    No rectifier follows the last layer: its weights stay within 1/sqrt(fan in).
+    """
+    gain = 1.0 if isinstance(layer, ValueHead) else 6.0
+    bound = math.sqrt(gain / layer.weight[0].numel())
+    nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)

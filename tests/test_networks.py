@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rl_lab.networks import NETWORKS, ValueHead, build_network
+from rl_lab.networks import INITIALIZATIONS, NETWORKS, ValueHead, build_network
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,29 @@ def test_half_precision_ends_before_the_last_layer(name: str) -> None:
     assert torch.equal(half, network[-1](features))
     assert not torch.equal(half, half.bfloat16().float())
     assert torch.allclose(half, full, atol=0.01)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_he_tells_states_apart_that_torch7_does_not(name: str) -> None:
+    pixels = torch.randint(0, 256, (64, 4, 84, 84), dtype=torch.uint8, generator=seeded(1))
+    spread = {
+        initialization: build_network(name, 4, seeded(0), initialization=initialization)[:-1](pixels).std(dim=0).mean()
+        for initialization in INITIALIZATIONS
+    }
+    assert spread["he"] > 10 * spread["torch7"]
+
+
+def test_he_draws_within_its_bounds_and_leaves_biases_zero() -> None:
+    layers = [
+        layer
+        for layer in build_network("nature", 18, seeded(0), initialization="he")
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    for layer, gain in zip(layers, (6, 6, 6, 6, 1), strict=True):
+        bound = math.sqrt(gain / layer.weight[0].numel())
+        assert 0.99 * bound < layer.weight.abs().max() <= bound
+        assert layer.bias is not None
+        assert not layer.bias.any()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
