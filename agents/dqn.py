@@ -125,7 +125,8 @@ class DQN(Agent):
         self._steps = 0
         self._updates = 0
         self._target_copies = 0
-        self._last_loss = self._last_q_mean = torch.zeros(())
+        self._last_loss = torch.zeros(())
+        self._last_q_values = torch.zeros(0, task.num_actions)  # (B, A) float32
 
     def prepare(self) -> None:
         """Allocate the replay memory, the target network and the optimizer."""
@@ -222,10 +223,17 @@ class DQN(Agent):
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch left it untyped
         if self.config.max_gradient_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_gradient_norm)
+            self._clip_gradients(self.config.max_gradient_norm)
         self._optimizer.step()
         self._updates += 1
-        self._last_loss, self._last_q_mean = loss.detach(), q_tm1.detach().max(dim=1).values.mean()
+        self._last_loss, self._last_q_values = loss.detach(), q_tm1.detach()
+
+    def _clip_gradients(self, max_norm: float) -> None:
+        """Scale the gradients down to the norm where they exceed it; torch's own multiplies by 1 where they don't."""
+        parameters = list(self.network.parameters())
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if norm > max_norm:
+            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
 
     def _td_error(
         self, q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, next_observations: Tensor
@@ -264,6 +272,6 @@ class DQN(Agent):
         metrics = {"rollout/exploration_rate": self.epsilon, "train/n_updates": float(self._updates)}
         if self._updates:
             metrics["train/loss"] = self._last_loss.item()
-            metrics["train/q_mean"] = self._last_q_mean.item()
+            metrics["train/q_mean"] = self._last_q_values.max(dim=1).values.mean().item()
             metrics["train/learning_rate"] = self.config.learning_rate
         return metrics

@@ -97,6 +97,8 @@ def _ready_agent(
         **vars(config.agent),
         **changes,
         "learning_starts_steps": _LEARNING_STARTS_STEPS,
+        # Random actions cost nothing: the networks act from the start on, as they do in nine tenths of a run.
+        "epsilon_decay_steps": _LEARNING_STARTS_STEPS,
         "replay_capacity": min(total_steps, _REPLAY_CAPACITY),
     }
     agent_type = load_agent(config.agent.name)

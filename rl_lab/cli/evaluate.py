@@ -52,7 +52,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         print(json.dumps({"saved": str(options.saved), **trained, **evaluation.as_record(table)}, indent=2))
     else:
         print(f"{game}, protocol {evaluation.protocol} ({evaluation.protocol_fingerprint}), seed {options.seed}")
-        print(f"trained: {', '.join(f'{name} {value}' for name, value in trained.items()) or 'unknown'}")
+        if trained:
+            print(f"trained for {trained['trained_frames']:,} frames, protocol {trained['trained_protocol']}")
         print(f"median {evaluation.median_score:g}, {evaluation_line(evaluation, table)}")
     return 0
 
