@@ -246,6 +246,9 @@ def test_two_seeds_learn_two_networks() -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"network": "nature"},
+        {"initialization": "he"},
+        {"precision": "bf16"},
         {"double": True},
         {"n_step": 3},
         {"discount": 0.9},
@@ -263,6 +266,25 @@ def test_two_seeds_learn_two_networks() -> None:
 )
 def test_every_hyperparameter_changes_what_is_learned(change: dict[str, Any], boldly_learned: str) -> None:
     assert learned(replace(bold_config(), **change), steps=80) != boldly_learned
+
+
+@pytest.mark.parametrize("max_norm", [1e-3, 1e3])
+def test_gradients_are_clipped_as_torch_does(max_norm: float) -> None:
+    agent = new_agent()
+    parameters = list(agent.network.parameters())
+    rng = torch.Generator().manual_seed(0)
+    gradients = [torch.rand(parameter.shape, generator=rng) for parameter in parameters]
+    clipped = []
+    for clip in (agent._clip_gradients, lambda norm: nn.utils.clip_grad_norm_(parameters, norm)):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        clip(max_norm)
+        clipped.append([parameter.grad for parameter in parameters])
+    for ours, torchs, before in zip(*clipped, gradients, strict=True):
+        assert ours is not None
+        assert torchs is not None
+        assert torch.equal(ours, torchs)
+        assert torch.equal(ours, before) == (max_norm > 1)
 
 
 def test_training_leaves_the_global_generators_alone() -> None:
