@@ -82,7 +82,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a .jsonl file, without a last line that is still being written; LabError for a damaged one."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line, parse_constant=_refuse) for line in lines if line.endswith("\n")]
     except (OSError, ValueError) as error:
         raise LabError(f"{path} holds no readable records: {error}") from error
 
@@ -105,7 +105,17 @@ def read_config(directory: Path) -> dict[str, Any]:
 def _with_keys(record: Any, keys: Mapping[str, type], path: Path) -> dict[str, Any]:
     """The record if it has all keys with values of their types; LabError otherwise."""
     table = record if isinstance(record, dict) else {}
-    bad = [key for key, kind in keys.items() if not isinstance(table.get(key), kind)]
+    bad = [key for key, kind in keys.items() if not _is_of(table.get(key), kind)]
     if bad:
         raise LabError(f"{path} is no record of a run: {', '.join(bad)} missing or mistyped")
     return table
+
+
+def _is_of(value: object, kind: type) -> bool:
+    """Whether the value has the type; an integer serves as a number, and a truth value as neither."""
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities, which Python's reader takes for numbers though JSON has none."""
+    raise ValueError(f"{constant} is no number of JSON")
