@@ -21,7 +21,7 @@ from typing import Any
 
 from rl_lab.agent import Agent, Task, load_agent
 from rl_lab.atari import Protocol
-from rl_lab.checks import require_between
+from rl_lab.checks import LARGEST_INTEGER, require_between
 from rl_lab.config import from_table
 from rl_lab.errors import LabError
 from rl_lab.experiment import ExperimentConfig
@@ -45,7 +45,7 @@ class Description:
     agent: dict[str, Any]
 
     def __post_init__(self) -> None:
-        require_between(self, 0, 2**63 - 1, "seed")
+        require_between(self, 0, LARGEST_INTEGER, "seed")
         if not self.actions or not all(isinstance(action, str) for action in self.actions):
             raise LabError(f"actions are {self.actions!r}; allowed are names such as NOOP, one or more")
 

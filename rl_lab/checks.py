@@ -6,7 +6,7 @@ import math
 
 from rl_lab.errors import LabError
 
-_LARGEST = 2**63 - 1
+LARGEST_INTEGER = 2**63 - 1
 
 # Comparisons with nan are false, so each check also keeps nan out.
 
@@ -25,8 +25,8 @@ def require_at_least(config: object, low: float, *fields: str) -> None:
         value = getattr(config, field)
         if not low <= value < math.inf:
             raise LabError(f"{field} is {value!r}; allowed is {low} or more")
-        if value > _LARGEST:
-            raise LabError(f"{field} is larger than any machine counts; allowed is {low} to {_LARGEST}")
+        if value > LARGEST_INTEGER:
+            raise LabError(f"{field} is larger than any machine counts; allowed is {low} to {LARGEST_INTEGER}")
 
 
 def require_positive(config: object, *fields: str) -> None:

@@ -42,11 +42,24 @@ def from_table(config_type: type[_Config], table: Mapping[str, Any], where: str)
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]  # every config is a dataclass
         if field.name not in table and field.default is dataclasses.MISSING:
             raise LabError(f"{where}: the key {field.name!r} is missing; it is {_type_word(types[field.name])}")
-    values = {key: _typed(value, types[key], f"{where}: {key}") for key, value in table.items()}
+    values = {key: typed(value, types[key], f"{where}: {key}") for key, value in table.items()}
     try:
         return config_type(**values)
     except LabError as error:
         raise LabError(f"{where}: {error}") from error
+
+
+def typed(value: object, expected: type, where: str) -> object:
+    """The value if it has the expected type, where an integer serves as a number; LabError with `where` otherwise."""
+    if expected is float and type(value) is int:
+        try:
+            return float(value)
+        except OverflowError:
+            raise LabError(f"{where} is an integer too large for a number") from None
+    kind = get_origin(expected) or expected
+    if kind in _TYPE_WORDS and type(value) is not kind:
+        raise LabError(f"{where} is {value!r}; allowed is {_type_word(expected)}")
+    return value
 
 
 def to_toml(table: Mapping[str, Any]) -> str:
@@ -67,19 +80,6 @@ def field_docs(config_type: type) -> dict[str, str]:
         for parameter in docstring_parser.parse_from_object(base).params:
             docs[parameter.arg_name] = " ".join((parameter.description or "").split())
     return docs
-
-
-def _typed(value: object, expected: type, where: str) -> object:
-    """The value if it has the field's type; an integer serves as a number."""
-    if expected is float and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise LabError(f"{where} is an integer too large for a number") from None
-    kind = get_origin(expected) or expected
-    if kind in _TYPE_WORDS and type(value) is not kind:
-        raise LabError(f"{where} is {value!r}; allowed is {_type_word(expected)}")
-    return value
 
 
 def _type_word(expected: type) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.atari import MAX_PARALLEL_GAMES, Protocol, named_protocol, resolve_game
-from rl_lab.checks import require_at_least, require_between, require_one_of
+from rl_lab.checks import LARGEST_INTEGER, require_at_least, require_between, require_one_of
 from rl_lab.config import from_table, read_toml, to_toml
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
@@ -53,7 +53,7 @@ class ExperimentConfig:
             raise LabError(f"name is {self.name!r}; allowed are letters, digits, dots, dashes and underscores")
         if self.game != resolve_game(self.game):
             raise LabError(f"game is {self.game!r}; its name is {resolve_game(self.game)!r}")
-        require_between(self, 0, 2**63 - 1, "seed")
+        require_between(self, 0, LARGEST_INTEGER, "seed")
         require_between(self, 1, MAX_PARALLEL_GAMES, "num_games")
         require_at_least(self, 1, "total_steps", "iteration_steps", "evaluation_episodes", "log_every_steps")
         require_between(self, 0, MAX_THREADS, "threads")

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import psutil
 
 from rl_lab.checks import require_between, require_one_of
-from rl_lab.config import from_table, read_toml
+from rl_lab.config import from_table, read_toml, typed
 from rl_lab.errors import LabError
 
 State = Literal["running", "finished", "interrupted", "failed"]
@@ -103,17 +103,13 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _with_keys(record: Any, keys: Mapping[str, type], path: Path) -> dict[str, Any]:
-    """The record if it has all keys with values of their types; LabError otherwise."""
+    """The record, if it has all keys with values of their types; LabError otherwise."""
     table = record if isinstance(record, dict) else {}
-    bad = [key for key, kind in keys.items() if not _is_of(table.get(key), kind)]
-    if bad:
-        raise LabError(f"{path} is no record of a run: {', '.join(bad)} missing or mistyped")
-    return table
-
-
-def _is_of(value: object, kind: type) -> bool:
-    """Whether the value has the type; an integer serves as a number, and a truth value as neither."""
-    return type(value) is kind or (kind is float and type(value) is int)
+    missing = [key for key in keys if key not in table]
+    if missing:
+        raise LabError(f"{path} is no record of a run: {', '.join(missing)} missing")
+    checked = {key: typed(table[key], kind, f"{path} is no record of a run: {key}") for key, kind in keys.items()}
+    return {**table, **checked}
 
 
 def _refuse(constant: str) -> None:
