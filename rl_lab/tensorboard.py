@@ -3,6 +3,9 @@
 The truth is a run's JSON lines; event files may lose their end, and the lab never reads them back. Tags are the same in
 all runs, so that agents overlay. A chart over several games would mean nothing, so the main curves are written a second
 time under a tag of their game, and a layout for the dashboard CUSTOM SCALARS makes one section a game of these.
+
+torch's writer is imported where something is written: commands import this module, shell completion imports the
+commands, and torch takes seconds.
 """
 
 from __future__ import annotations
@@ -18,9 +21,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
-
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from rl_lab.errors import LabError
 from rl_lab.records import find_runs, read_config
@@ -59,6 +59,8 @@ class EventWriter:
         resumed_at_frames: int | None = None,
     ) -> None:
         """A run that resumes hides what its earlier event files say beyond the checkpoint's `resumed_at_frames`."""
+        from torch.utils.tensorboard import SummaryWriter
+
         self._game = game
         # purge_step hides its own step too, where the evaluation stands that the checkpoint holds: hence the + 1. The
         # first one in a folder hides nothing (TensorBoard takes it for the start), so a new run writes one as well.
@@ -87,6 +89,8 @@ class EventWriter:
         The experiment's summary fixes the columns of the table, and TensorBoard takes the first that it meets: those of
         another agent would be missing. Without one it unites the columns of all runs. The session's end claims success.
         """
+        from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
         # torch would write a bool as the number 1.0.
         values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in hparams.items()}
         _, session_start, _ = hparams_summaries(values, {})  # type: ignore[no-untyped-call]  # torch left it untyped
@@ -119,6 +123,8 @@ def reference_runs(directory: Path, names: Sequence[str], frames_by_game: Mappin
 
 
 def _write_reference(directory: Path, agent: Reference, game: str, frames: int) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
     score = agent.scores[game]
     normalized = score_table().human_normalized(game, score)
     lines = {TRAINING_TAG: score} if agent.kind == "training" else {EVALUATION_TAG: score}

@@ -63,7 +63,9 @@ def test_our_dqn_never_imports_stable_baselines3() -> None:
     assert "stable_baselines3" not in roots
 
 
-@pytest.mark.parametrize("module", ["rl_lab", "rl_lab.cli.main", "rl_lab.comparison", "rl_lab.scores"])
+@pytest.mark.parametrize(
+    "module", ["rl_lab", "rl_lab.cli.main", "rl_lab.comparison", "rl_lab.scores", "rl_lab.training"]
+)
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,7 @@
 """`rl-lab`: finds the command and turns errors into one line and an exit status.
 
-A command is a module of this package with `main(parser, arguments)`. Only the chosen one is imported.
+A command is a module of this package with `main(parser, arguments)`. Only the chosen one is imported. It declares its
+arguments, calls `parser.parse_all`, and does all else after that: so a shell can ask for its flags (see `completion`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rl_lab import __version__
 from rl_lab.errors import LabError, did_you_mean
 
 USER_ERROR = 2
-_COMMANDS = {
+COMMANDS = {
     "train": "train an agent, with evaluations, TensorBoard curves and checkpoints",
     "evaluate": "play full games with a saved agent and report its score",
     "compare": "scores of runs side by side, with published ones on request",
@@ -46,7 +47,11 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        if "_ARGCOMPLETE" in os.environ:
+            from rl_lab.cli.completion import complete  # only for a shell that completes a line
+
+            return complete()
+        return run(list(sys.argv[1:] if arguments is None else arguments))
     except LabError as error:
         print(f"rl-lab: {error}", file=sys.stderr)
         return USER_ERROR
@@ -58,23 +63,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
 
 
-def _run(arguments: list[str]) -> int:
-    overview = Parser(
+def run(arguments: Sequence[str], parser_type: type[Parser] = Parser) -> int:
+    """Run a command; LabError for the user's mistakes."""
+    overview = parser_type(
         prog="rl-lab",
         description="A reinforcement-learning laboratory for Atari.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:12} {help_text}" for name, help_text in _COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:12} {help_text}" for name, help_text in COMMANDS.items()),
         allow_abbrev=False,
     )
     overview.add_argument("--version", action="version", version=f"rl-lab {__version__}")
     overview.add_argument("command", help="one of the commands below; `rl-lab COMMAND --help` explains it")
     if not arguments:
-        overview.print_help()
-        return 0
+        overview.parse_all(["--help"])  # ends the process
     command = overview.parse_args(arguments[:1]).command
-    if command not in _COMMANDS:
-        raise LabError(f"no command {command!r}{did_you_mean(command, _COMMANDS)} (allowed: {', '.join(_COMMANDS)})")
+    if command not in COMMANDS:
+        raise LabError(f"no command {command!r}{did_you_mean(command, COMMANDS)} (allowed: {', '.join(COMMANDS)})")
     module = importlib.import_module(f"rl_lab.cli.{command}")
-    parser = Parser(prog=f"rl-lab {command}", description=module.__doc__, allow_abbrev=False)
+    parser = parser_type(prog=f"rl-lab {command}", description=module.__doc__, allow_abbrev=False)
     status: int = module.main(parser, arguments[1:])
     return status

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from rl_lab.cli.main import Parser
 from rl_lab.scores import reference
+from rl_lab.tensorboard import REFERENCES, Server, link_runs, planned_frames, reference_runs
 
 _NEW_GAMES_SECONDS = 5  # as often as TensorBoard looks for new data
 
@@ -44,14 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> NoReturn:
-    from rl_lab.tensorboard import (
-        REFERENCES,
-        Server,
-        link_runs,
-        planned_frames,
-        reference_runs,
-    )  # torch: not for --help
-
     frames = planned_frames(options.runs)
     # Service managers stop with SIGTERM, and a script's background jobs start with SIGINT ignored: both are Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rl_lab.atari import resolve_game
@@ -35,16 +35,19 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     return 128 + outcome.stop_signal if outcome.stop_signal else 0
 
 
-def parse(parser: Parser, arguments: Sequence[str]) -> tuple[ExperimentConfig, argparse.Namespace]:
-    """The experiment that the command line describes, and the command's own options."""
+def parse(
+    parser: Parser, arguments: Sequence[str], load: Callable[..., ExperimentConfig] = load_experiment
+) -> tuple[ExperimentConfig, argparse.Namespace]:
+    """The experiment that the command line describes, and the command's own options; `load` reads its config."""
     # Which flags there are depends on the agent, and the agent on the config: so these are read first.
     config_name = arguments[0] if arguments and not arguments[0].startswith("-") else DEFAULT_CONFIG
     chooser = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
-    for one in (chooser, parser):
-        one.add_argument("--agent", "--agent.name", metavar="NAME", help=_AGENT_HELP)
-        one.add_argument("--protocol", "--protocol.name", metavar="NAME", help=_PROTOCOL_HELP)
+    # A flag whose value is missing is the second parser's to refuse, or to complete.
+    for one, nargs in ((chooser, "?"), (parser, None)):
+        one.add_argument("--agent", "--agent.name", nargs=nargs, metavar="NAME", help=_AGENT_HELP)
+        one.add_argument("--protocol", "--protocol.name", nargs=nargs, metavar="NAME", help=_PROTOCOL_HELP)
     chosen, _ = chooser.parse_known_args(arguments)
-    default = load_experiment(config_path(config_name), agent=chosen.agent, protocol=chosen.protocol)
+    default = load(config_path(config_name), agent=chosen.agent, protocol=chosen.protocol)
 
     parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"comes first (default: {DEFAULT_CONFIG})")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
