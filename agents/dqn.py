@@ -7,6 +7,8 @@ Double DQN (van Hasselt et al. 2016) and n-step returns are switches.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,9 +26,10 @@ from rl_lab.checks import require_at_least, require_between, require_one_of, req
 from rl_lab.errors import LabError
 from rl_lab.networks import INITIALIZATIONS, NETWORKS, build_network
 from rl_lab.optimizers import CentredRMSProp
-from rl_lab.replay import ReplayMemory
+from rl_lab.replay import STORAGES, Batch, ReplayMemory
 from rl_lab.schedules import linear
 from rl_lab.seeding import generator, integer_seed
+from rl_lab.weights import PRECISIONS, MasterWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,11 @@ class DQNConfig(AgentConfig):
     discount: float = 0.99
     """Weight of the next step's value (gamma)."""
     replay_capacity: int = 1_000_000
-    """Transitions kept for replay, over all games; 7 kB each."""
+    """Transitions kept for replay, over all games."""
+    replay_storage: str = "raw"
+    """raw (7 kB a transition) or zstd (compressed, the same batches: 50 to 350 bytes in most games, 1 kB at most)."""
+    replay_chunk_frames: int = 16
+    """zstd: consecutive frames of a game in one piece; more take less memory and more time."""
     batch_size: int = 32
     """Transitions in an update."""
     learning_starts_steps: int = 50_000
@@ -70,7 +77,8 @@ class DQNConfig(AgentConfig):
     optimizer_epsilon: float = 0.01 / 32**2
     """RMSProp: added to the variance, for the mean over a batch. Adam: added to the root."""
     precision: str = "fp32"
-    """fp32, or bf16: updates compute in half width, but for weights and the last layer; quicker where there is bf16."""
+    """fp32, as in the papers; bf16: exploring and learning compute in half width, but for the last layer, and the
+    weights learn in full; quicker where the processor has bf16."""
     max_gradient_norm: float = 0.0
     """Gradients are scaled down to this norm; 0 is no limit."""
 
@@ -79,7 +87,9 @@ class DQNConfig(AgentConfig):
         require_one_of(self, INITIALIZATIONS, "initialization")
         require_one_of(self, ("huber", "squared"), "loss")
         require_one_of(self, ("rmsprop", "adam"), "optimizer")
-        require_one_of(self, ("fp32", "bf16"), "precision")
+        require_one_of(self, PRECISIONS, "precision")
+        require_one_of(self, STORAGES, "replay_storage")
+        require_between(self, 4, 256, "replay_chunk_frames")
         require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay")
         require_positive(self, "learning_rate", "optimizer_epsilon")
         require_at_least(
@@ -121,7 +131,7 @@ class DQN(Agent):
         self._device = torch.device(task.device)
         weights_rng = torch.Generator().manual_seed(integer_seed(task.seed, "weights"))
         network = build_network(config.network, task.num_actions, weights_rng, initialization=config.initialization)
-        self.network: nn.Module = network.to(self._device)
+        self.network = network.to(self._device)
         self._steps = 0
         self._updates = 0
         self._target_copies = 0
@@ -132,9 +142,16 @@ class DQN(Agent):
         """Allocate the replay memory, the target network and the optimizer."""
         config, task = self.config, self._task
         self._replay = ReplayMemory(
-            config.replay_capacity, task.num_games, discount=config.discount, n_step=config.n_step
+            config.replay_capacity,
+            task.num_games,
+            discount=config.discount,
+            n_step=config.n_step,
+            storage=config.replay_storage,
+            chunk_frames=config.replay_chunk_frames,
         )
-        self._target_network = copy.deepcopy(self.network) if config.target_update_steps else self.network
+        self._weights = MasterWeights(self.network, config.precision)
+        self._learner: nn.Module = self._weights.learner
+        self._target_network: nn.Module = copy.deepcopy(self._learner) if config.target_update_steps else self._learner
         self._optimizer = self._build_optimizer()
         self._exploration_rng = generator(task.seed, "exploration")
         self._replay_rng = generator(task.seed, "replay")
@@ -142,25 +159,24 @@ class DQN(Agent):
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
         """The DQN loop (Mnih et al. 2015, algorithm 1), in parallel games."""
         observations = env.reset()
-        while env.steps < steps:
-            actions = self._explore(observations)
-            env.send(actions)
-            self._learn()  # while the emulators run
-            step = env.recv()
-            self._replay.add(observations, actions, step)
-            observations = step.observations
-            self._steps += env.num_games
-            if log.due():
-                log(self._metrics())
+        with ThreadPoolExecutor(1) as sampler:
+            while env.steps < steps:
+                batches = self._sample_due(sampler)  # while the network acts and learns
+                actions = self._explore(observations)
+                env.send(actions)
+                self._learn(batches)  # while the emulators run
+                step = env.recv()
+                self._replay.add(observations, actions, step)
+                observations = step.observations
+                self._steps += env.num_games
+                if log.due():
+                    log(self._metrics())
         self._replay.cut(observations)
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B]."""
-        with torch.inference_mode():
-            # In full precision: what a saved agent plays does not depend on how it was trained.
-            q_values = self.network(torch.from_numpy(observations).to(self._device))
-            actions: NDArray[np.int64] = q_values.argmax(dim=1).cpu().numpy()
-        return actions
+        # In full precision: what a saved agent plays does not depend on how it was trained.
+        return self._greedy(self.network, observations)
 
     def save(self, directory: Path) -> None:
         """weights.safetensors: the online network."""
@@ -197,74 +213,81 @@ class DQN(Agent):
         random_actions = self._exploration_rng.integers(0, self._task.num_actions, num_games)
         if explores.all():
             return random_actions
-        return np.where(explores, random_actions, self.act(observations))
+        return np.where(explores, random_actions, self._greedy(self._learner, observations))
 
-    def _learn(self) -> None:
-        """The updates that are due by now."""
+    def _greedy(self, network: nn.Module, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The network's best actions [B]."""
+        with torch.inference_mode():
+            q_values = network(torch.from_numpy(observations).to(self._device))
+            actions: NDArray[np.int64] = q_values.argmax(dim=1).cpu().numpy()
+        return actions
+
+    def _sample_due(self, sampler: Executor) -> Sequence[Future[Batch]]:
+        """Batches for the updates that are due by now, drawn in another thread.
+
+        Until `_learn` has taken the last one, nothing else may touch the replay or its generator.
+        """
+        due = (self._steps - self.config.learning_starts_steps) // self.config.update_every_steps
+        return [
+            sampler.submit(self._replay.sample, self.config.batch_size, self._replay_rng)
+            for _ in range(self._updates, due)
+        ]
+
+    def _learn(self, batches: Sequence[Future[Batch]]) -> None:
+        """One update on each batch; the target network follows when its time has come."""
+        for batch in batches:
+            self._update(batch.result())
         config = self.config
-        due = (self._steps - config.learning_starts_steps) // config.update_every_steps
-        while self._updates < due:
-            self._update()
         if config.target_update_steps and self._steps // config.target_update_steps > self._target_copies:
             self._target_copies = self._steps // config.target_update_steps
-            self._target_network.load_state_dict(self.network.state_dict())
+            self._target_network.load_state_dict(self._learner.state_dict())
 
-    def _update(self) -> None:
-        """One gradient step on a batch from replay."""
-        batch = self._replay.sample(self.config.batch_size, self._replay_rng)
+    def _update(self, batch: Batch) -> None:
+        """One gradient step."""
         observations, actions, returns, discounts, next_observations = (
             torch.from_numpy(array).to(self._device) for array in batch
         )
-        q_tm1 = self._q_values(self.network, observations)
+        q_tm1 = self._learner(observations)  # (B, A) float32
         td_error = self._td_error(q_tm1, actions, returns, discounts, next_observations)
         assert td_error.shape == (self.config.batch_size,), td_error.shape
         loss = (losses.huber if self.config.loss == "huber" else losses.squared)(td_error).mean()
 
-        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch left it untyped
+        self._weights.take_gradients()
         if self.config.max_gradient_norm:
             self._clip_gradients(self.config.max_gradient_norm)
         self._optimizer.step()
+        self._weights.publish()
         self._updates += 1
         self._last_loss, self._last_q_values = loss.detach(), q_tm1.detach()
 
     def _clip_gradients(self, max_norm: float) -> None:
-        """Scale the gradients down to the norm where they exceed it; torch's own multiplies by 1 where they don't."""
-        parameters = list(self.network.parameters())
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        """Scale the gradients down to the norm where they exceed it."""
+        gradient = self._weights.values.grad
+        assert gradient is not None
+        norm = gradient.norm()
         if norm > max_norm:
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            gradient.mul_(max_norm / norm)
 
     def _td_error(
         self, q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, next_observations: Tensor
     ) -> Tensor:
         """TD error [B] by the configured rule; only `q_tm1` [B, A] carries a gradient."""
         with torch.no_grad():
-            q_t = self._q_values(self._target_network, next_observations)
+            q_t = self._target_network(next_observations)
         if not self.config.double:
             return losses.q_learning_td_error(q_tm1, a_tm1, r_t, discount_t, q_t)
         with torch.no_grad():
-            q_t_selector = self._q_values(self.network, next_observations)
+            q_t_selector = self._learner(next_observations)
         return losses.double_q_learning_td_error(q_tm1, a_tm1, r_t, discount_t, q_t, q_t_selector)
 
-    def _q_values(self, network: nn.Module, observations: Tensor) -> Tensor:
-        """(B, A) float32 for observations (B, 4, 84, 84) uint8, for an update."""
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            q_values: Tensor = network(observations)
-        return q_values
-
     def _build_optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
+        config, weights = self.config, [self._weights.values]
         if config.optimizer == "adam":
             # The fused kernel takes a tenth of the default loop's time on a CPU.
-            return torch.optim.Adam(
-                self.network.parameters(), config.learning_rate, eps=config.optimizer_epsilon, fused=True
-            )
+            return torch.optim.Adam(weights, config.learning_rate, eps=config.optimizer_epsilon, fused=True)
         return CentredRMSProp(
-            self.network.parameters(),
-            config.learning_rate,
-            decay=config.rmsprop_decay,
-            epsilon=config.optimizer_epsilon,
+            weights, config.learning_rate, decay=config.rmsprop_decay, epsilon=config.optimizer_epsilon
         )
 
     def _metrics(self) -> dict[str, float]:

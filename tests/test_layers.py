@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "rl_lab"
 LAYERS = (
     {"errors", "checks", "schedules", "seeding", "files", "system", "scores", "config", "records"},
     {"atari", "losses", "networks", "optimizers"},
-    {"replay"},
+    {"replay", "weights"},
     {"agent", "tensorboard"},
     {"experiment"},
     {"evaluation", "provenance"},

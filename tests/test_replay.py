@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rl_lab.atari import AtariVectorEnv, Protocol
+from rl_lab.atari import AtariVectorEnv, Protocol, all_games
 from rl_lab.atari.vector_env import Step
 from rl_lab.errors import LabError
-from rl_lab.replay import Batch, ReplayMemory
+from rl_lab.replay import STORAGES, Batch, ReplayMemory
+from rl_lab.replay.frames import RawFrames, ZstdFrames
 
 DISCOUNT = 0.5  # sums of powers of two are exact: the model and the memory must agree to the bit
 
@@ -142,7 +143,12 @@ def everything(memory: ReplayMemory) -> tuple[list[tuple[int, int]], Batch]:
 def made_up_games(draw: st.DrawFn) -> MadeUpGames:
     num_games = draw(st.integers(1, 3))
     memory = ReplayMemory(
-        draw(st.integers(num_games, 5 * num_games)), num_games, discount=DISCOUNT, n_step=draw(st.integers(1, 4))
+        draw(st.integers(num_games, 5 * num_games)),
+        num_games,
+        discount=DISCOUNT,
+        n_step=draw(st.integers(1, 4)),
+        storage=draw(st.sampled_from(STORAGES)),
+        chunk_frames=draw(st.integers(1, 9)),  # from one chunk a frame to one chunk for the whole ring
     )
     games = MadeUpGames(memory, num_games)
     outcome = st.sampled_from(["goes_on", "goes_on", *OUTCOMES])
@@ -195,6 +201,41 @@ def test_stacks_are_what_a_real_game_showed(n_step: int) -> None:
         observations = step.observations
     keys, batch = everything(memory)
     assert [stack.tobytes() for stack in batch.observations] == [shown[game][index] for game, index in keys]
+
+
+@pytest.mark.parametrize("game", all_games())
+def test_compressed_storage_gives_the_batches_of_raw_storage(game: str) -> None:
+    protocol = Protocol(name="nature2015", life_loss="ends_return", max_frames_per_episode=200)
+    env = AtariVectorEnv(game, protocol, 2, np.random.SeedSequence(0), training=True)
+    memories = [ReplayMemory(150, 2, discount=0.99, n_step=3, storage=storage, chunk_frames=8) for storage in STORAGES]
+    rng = np.random.default_rng(0)
+    observations = env.reset()
+    for _ in range(200):  # around each ring of 81 slots more than twice
+        actions = rng.integers(0, env.num_actions, 2)
+        step = env.step(actions)
+        for memory in memories:
+            memory.add(observations, actions, step)
+        observations = step.observations
+    raw, compressed = (memory.sample(200, np.random.default_rng(1)) for memory in memories)
+    assert [array.tobytes() for array in raw] == [array.tobytes() for array in compressed]
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_frames_come_back_whatever_was_read_and_overwritten_between(data: st.DataObject) -> None:
+    num_slots, chunk_frames = data.draw(st.integers(1, 400)), data.draw(st.integers(1, 5))
+    raw, compressed = RawFrames(2, num_slots, (2, 3)), ZstdFrames(2, num_slots, (2, 3), chunk_frames)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1_000)))
+    games = np.arange(2)
+    for step in range(data.draw(st.integers(1, 900))):
+        slots = np.full(2, step % num_slots)
+        frames = rng.integers(0, 256, (2, 2, 3), np.uint8)
+        raw.write(games, slots, frames)
+        compressed.write(games, slots, frames)
+        if step % 100 == 99 or step == 0:
+            # More chunks than stay open, so that some must make way.
+            which, where = rng.integers(0, 2, 150), rng.integers(0, num_slots, (150, 4))
+            assert np.array_equal(raw.read(which, where), compressed.read(which, where))
 
 
 def test_stack_is_zero_before_an_episode_starts() -> None:
@@ -297,6 +338,14 @@ def test_batch_has_the_documented_shapes_and_types() -> None:
         ((5,), "float32"),
         ((5, 4, 84, 84), "uint8"),
     ]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_observations_lie_in_memory_with_the_channels_last(storage: str) -> None:
+    memory = play(ReplayMemory(8, 2, discount=DISCOUNT, storage=storage), ["goes_on"] * 4, ["goes_on"] * 4).memory
+    batch = memory.sample(5, np.random.default_rng(0))
+    for observations in (batch.observations, batch.next_observations):
+        assert observations.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def test_sampling_an_empty_memory_names_the_flag_to_change() -> None:

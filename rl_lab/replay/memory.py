@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE, Step
 from rl_lab.errors import LabError
-from rl_lab.replay.frames import RawFrames
+from rl_lab.replay.frames import build_frames, bytes_per_frame
 from rl_lab.system import require_memory
 
 STACK = OBSERVATION_SHAPE[0]
-_BYTES_PER_SLOT = OBSERVATION_SHAPE[1] * OBSERVATION_SHAPE[2] + 8
-"""The frame; action 1, reward 4, flags 2, age 1."""
+_BYTES_PER_STEP = 8
+"""Beside the frame: action 1, reward 4, flags 2, age 1."""
 _MAX_DRAWS = 1_000
 
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     """Transitions; each array has shape [B, ...]. Time t - 1 acts, time t is up to n steps later."""
 
     observations: NDArray[np.uint8]
-    """[B, 4, 84, 84] at t - 1."""
+    """[B, 4, 84, 84] at t - 1; in memory with the channels last."""
     actions: NDArray[np.int64]
     """[B]"""
     returns: NDArray[np.float32]
@@ -36,13 +36,22 @@ class Batch(NamedTuple):
     discounts: NDArray[np.float32]
     """[B], weight of the value of `next_observations`: 0 where the return ended, discount ** steps otherwise."""
     next_observations: NDArray[np.uint8]
-    """[B, 4, 84, 84] at t."""
+    """[B, 4, 84, 84] at t; in memory with the channels last."""
 
 
 class ReplayMemory:
     """The newest transitions of each game, sampled uniformly."""
 
-    def __init__(self, capacity: int, num_games: int, *, discount: float, n_step: int = 1) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        num_games: int,
+        *,
+        discount: float,
+        n_step: int = 1,
+        storage: str = "raw",
+        chunk_frames: int = 16,
+    ) -> None:
         """Room for `capacity` transitions over all games; LabError where this machine's memory cannot hold them."""
         if capacity < num_games:
             raise LabError(
@@ -51,14 +60,14 @@ class ReplayMemory:
         # Beyond the transitions: the frames before the oldest one, and the steps after the newest one.
         self.num_slots = -(-capacity // num_games) + STACK - 1 + n_step
         require_memory(
-            num_games * self.num_slots * _BYTES_PER_SLOT,
+            num_games * self.num_slots * (bytes_per_frame(storage, OBSERVATION_SHAPE[1:]) + _BYTES_PER_STEP),
             f"a replay memory of {capacity:,} transitions",
             "use --agent.replay-capacity",
         )
         self.n_step = n_step
         self._discount = discount
         self._games = np.arange(num_games)
-        self._frames = RawFrames(num_games, self.num_slots, OBSERVATION_SHAPE[1:])
+        self._frames = build_frames(storage, num_games, self.num_slots, OBSERVATION_SHAPE[1:], chunk_frames)
         shape = (num_games, self.num_slots)
         self._actions = np.zeros(shape, np.uint8)
         self._rewards = np.zeros(shape, np.float32)
@@ -179,8 +188,11 @@ class ReplayMemory:
         return returns, discounts, steps
 
     def _stacks(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Observations [N, 4, 84, 84] at the given steps; frames from before the episode's start are zero."""
+        """Observations [N, 4, 84, 84] at the given steps, channels last in memory.
+
+        Frames from before the episode's start are zero.
+        """
         back = np.arange(STACK - 1, -1, -1)  # oldest first
-        stacks = self._frames.read(games[:, None], (indices[:, None] - back) % self.num_slots)
+        stacks = self._frames.read(games, (indices[:, None] - back) % self.num_slots)
         stacks[back > self._ages[games, indices % self.num_slots][:, None]] = 0
         return stacks
