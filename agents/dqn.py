@@ -7,6 +7,7 @@ Double DQN (van Hasselt et al. 2016) and n-step returns are switches.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,12 +24,13 @@ from rl_lab import losses
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.checks import require_at_least, require_between, require_one_of, require_positive
-from rl_lab.errors import LabError
+from rl_lab.errors import LabError, LabWarning
 from rl_lab.networks import INITIALIZATIONS, NETWORKS, build_network
 from rl_lab.optimizers import CentredRMSProp
 from rl_lab.replay import STORAGES, Batch, ReplayMemory
 from rl_lab.schedules import linear
 from rl_lab.seeding import generator, integer_seed
+from rl_lab.system import has_fast_bf16
 from rl_lab.weights import PRECISIONS, MasterWeights
 
 
@@ -141,7 +143,13 @@ class DQN(Agent):
     def prepare(self) -> None:
         """Allocate the replay memory, the target network and the optimizer."""
         config, task = self.config, self._task
-        self._replay = ReplayMemory(
+        if config.precision == "bf16" and not has_fast_bf16(task.device):
+            warnings.warn(
+                f"precision is bf16, which this {task.device} computes no faster than fp32: --agent.precision fp32",
+                LabWarning,
+                stacklevel=2,
+            )
+        self.replay = ReplayMemory(
             config.replay_capacity,
             task.num_games,
             discount=config.discount,
@@ -166,12 +174,12 @@ class DQN(Agent):
                 env.send(actions)
                 self._learn(batches)  # while the emulators run
                 step = env.recv()
-                self._replay.add(observations, actions, step)
+                self.replay.add(observations, actions, step)
                 observations = step.observations
                 self._steps += env.num_games
                 if log.due():
                     log(self._metrics())
-        self._replay.cut(observations)
+        self.replay.cut(observations)
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B]."""
@@ -229,20 +237,20 @@ class DQN(Agent):
         """
         due = (self._steps - self.config.learning_starts_steps) // self.config.update_every_steps
         return [
-            sampler.submit(self._replay.sample, self.config.batch_size, self._replay_rng)
+            sampler.submit(self.replay.sample, self.config.batch_size, self._replay_rng)
             for _ in range(self._updates, due)
         ]
 
     def _learn(self, batches: Sequence[Future[Batch]]) -> None:
         """One update on each batch; the target network follows when its time has come."""
         for batch in batches:
-            self._update(batch.result())
+            self.update(batch.result())
         config = self.config
         if config.target_update_steps and self._steps // config.target_update_steps > self._target_copies:
             self._target_copies = self._steps // config.target_update_steps
             self._target_network.load_state_dict(self._learner.state_dict())
 
-    def _update(self, batch: Batch) -> None:
+    def update(self, batch: Batch) -> None:
         """One gradient step."""
         observations, actions, returns, discounts, next_observations = (
             torch.from_numpy(array).to(self._device) for array in batch

@@ -13,6 +13,10 @@ class LabError(Exception):
     """
 
 
+class LabWarning(UserWarning):
+    """What the user should know, and may go on with; the message is one line."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """'; did you mean X?' for the nearest known name, or nothing; compared without case."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}

@@ -70,6 +70,15 @@ def use_machine(device: str, threads: int) -> tuple[str, int]:
     return "cuda" if has_gpu and device != "cpu" else "cpu", threads
 
 
+def has_fast_bf16(device: str) -> bool:
+    """Whether the processor or GPU multiplies bf16 numbers itself; without, bf16 is no quicker than fp32."""
+    import torch  # only where tensors are
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return any("bf16" in name and has_it is True for name, has_it in torch.cpu.get_capabilities().items())
+
+
 def _num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

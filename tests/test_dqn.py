@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rl_lab.agent import Task, load_agent
 from rl_lab.atari import AtariVectorEnv, named_protocol
-from rl_lab.errors import LabError
+from rl_lab.errors import LabError, LabWarning
 from tests.fakes import EveryStep
 
 if TYPE_CHECKING:
@@ -285,6 +285,12 @@ def test_gradients_are_clipped_as_torch_does(max_norm: float) -> None:
 def test_storages_learn_the_same_to_the_byte(precision: str) -> None:
     config = replace(bold_config(), precision=precision)
     assert learned(replace(config, replay_storage="zstd", replay_chunk_frames=5), steps=80) == learned(config, steps=80)
+
+
+def test_a_machine_without_fast_bf16_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    with pytest.warns(LabWarning, match=r"bf16, which this cpu computes no faster than fp32: --agent.precision fp32"):
+        ready_agent(replace(small_config(), precision="bf16"))
 
 
 def test_training_leaves_the_global_generators_alone() -> None:

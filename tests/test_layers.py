@@ -18,7 +18,7 @@ LAYERS = (
     {"experiment"},
     {"evaluation", "provenance"},
     {"run", "checkpoint"},
-    {"training", "comparison"},
+    {"training", "comparison", "benchmarks"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

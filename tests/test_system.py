@@ -95,3 +95,10 @@ def test_a_gpu_that_is_not_there_is_refused_or_done_without(monkeypatch: pytest.
 def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(LabError, match="device is 'gpu'; allowed is one of auto, cpu, cuda"):
         system.use_machine("gpu", 1)
+
+
+def test_bf16_is_fast_where_the_processor_names_an_instruction_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False})
+    assert system.has_fast_bf16("cpu")
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_bf16": False, "avx2": True, "cpu_name": "bf16"})
+    assert not system.has_fast_bf16("cpu")

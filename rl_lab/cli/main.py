@@ -11,11 +11,12 @@ import importlib
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from rl_lab import __version__
-from rl_lab.errors import LabError, did_you_mean
+from rl_lab.errors import LabError, LabWarning, did_you_mean
 
 USER_ERROR = 2
 COMMANDS = {
@@ -51,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from rl_lab.cli.completion import complete  # only for a shell that completes a line
 
             return complete()
-        return run(list(sys.argv[1:] if arguments is None else arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return run(list(sys.argv[1:] if arguments is None else arguments))
     except LabError as error:
         print(f"rl-lab: {error}", file=sys.stderr)
         return USER_ERROR
@@ -61,6 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe, such as `head`, has left; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line, without the place in the code."""
+    print(f"rl-lab: {message}" if category is LabWarning else f"{category.__name__}: {message}", file=sys.stderr)
 
 
 def run(arguments: Sequence[str], parser_type: type[Parser] = Parser) -> int:

@@ -1,0 +1,91 @@
+"""One update of the Nature network, against the sum of its kernels' own best times and as part of the loop.
+
+A kernel is a layer forward or backward, the optimizer's step, the norm of the gradient, or moving gradients or weights.
+Its own best time is the least of many calls in a row, with all that it needs at hand.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl_lab.benchmarks.measuring import Report, Row, Settings, best_seconds, in_turns, ratios, seconds
+from rl_lab.benchmarks.training import OURS, Training
+from rl_lab.networks import build_network
+from rl_lab.weights import PRECISIONS, MasterWeights
+
+_BATCH_SIZE = 32
+_NUM_ACTIONS = 18
+_UPDATE_EVERY_STEPS = 4
+_UPDATES = 20
+
+
+def run(settings: Settings) -> Report:
+    """Milliseconds of an update and of its kernels, and how near the whole loop comes to updates alone."""
+    rows: list[Row] = []
+    for precision in PRECISIONS:
+        training = Training(OURS, settings, num_games=8, precision=precision)
+        values = in_turns(
+            {
+                "loop": training.steps_per_second,
+                "update": partial(_update_seconds, training),
+                "kernels": partial(kernel_seconds, precision, settings.device),
+            },
+            settings.repetitions,
+        )
+        pure = [_UPDATE_EVERY_STEPS / update for update in values["update"]]
+        rows += [
+            Row(f"{precision}: an update", "ms", [1e3 * value for value in values["update"]]),
+            Row(f"{precision}: its kernels' own best", "ms", [1e3 * value for value in values["kernels"]]),
+            Row(f"{precision}: update : kernels", "ratio", ratios(values["update"], values["kernels"])),
+            Row(f"{precision}: loop with 8 games", "steps/s", values["loop"]),
+            Row(f"{precision}: loop : updates alone", "ratio", ratios(values["loop"], pure)),
+        ]
+    return Report(rows)
+
+
+def kernel_seconds(precision: str, device: str) -> float:
+    """Sum of the best times of what an update of Q-learning must compute: two passes forward, one back, one step."""
+    weights = MasterWeights(
+        build_network("nature", _NUM_ACTIONS, torch.Generator().manual_seed(0)).to(device), precision
+    )
+    optimizer = torch.optim.Adam([weights.values], fused=True)
+    gradient = weights.values.grad
+    assert gradient is not None
+    pixels = torch.zeros((_BATCH_SIZE, 4, 84, 84), dtype=torch.uint8, device=device)
+    total = best_seconds(optimizer.step) + best_seconds(gradient.norm) + best_seconds(weights.publish)
+    total += best_seconds(gradient.clone)  # as many bytes as taking the gradients moves
+    x: Tensor = pixels.contiguous(memory_format=torch.channels_last)
+    for layer in weights.learner:
+        total += 2 * _forward_seconds(layer, x) + _backward_seconds(layer, x)
+        with torch.no_grad():
+            x = layer(x).clone(memory_format=torch.preserve_format)
+    return total
+
+
+def _forward_seconds(layer: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        return best_seconds(lambda: layer(x))
+
+
+def _backward_seconds(layer: nn.Module, x: Tensor) -> float:
+    """Gradients of the layer's weights and, but for pixels, of its input."""
+    needed = list(layer.parameters())
+    if x.is_floating_point():
+        x = x.detach().requires_grad_()
+        needed.append(x)  # type: ignore[arg-type]
+    # Rectifiers work in place, which a leaf does not allow.
+    y = layer(x.clone() if x.requires_grad else x)
+    upstream = torch.ones_like(y)
+    return best_seconds(lambda: torch.autograd.grad(y, needed, upstream, retain_graph=True))
+
+
+def _update_seconds(training: Training) -> float:
+    """Mean time of an update on batches that lie ready."""
+    agent = training.agent
+    batches = [agent.replay.sample(_BATCH_SIZE, np.random.default_rng(seed)) for seed in range(_UPDATES)]  # type: ignore[attr-defined]
+    iterator = iter(batches)
+    return seconds(lambda: agent.update(next(iterator)), calls=_UPDATES)  # type: ignore[attr-defined]

@@ -1,0 +1,85 @@
+"""Every suite runs to its end on real parts and reports what it says; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rl_lab.benchmarks import memory
+from rl_lab.cli.main import main
+
+
+def bench(suite: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The shortest run there is."""
+    arguments = ["--steps", "192", "--repetitions", "1", "--transitions", "10000", "--threads", "1", "--json"]
+    assert main(["bench", suite, *arguments]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    for row in result["rows"].values():
+        assert all(value > 0 for value in row["values"])
+    return result
+
+
+def ratios(result: dict[str, Any], one: str, other: str) -> list[float]:
+    rows = result["rows"]
+    return [a / b for a, b in zip(rows[one]["values"], rows[other]["values"], strict=True)]
+
+
+def test_train_compares_games_and_precisions_with_stable_baselines3(capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench("train", capsys)
+    ours = [f"dqn/like, {games}, {precision}" for games in ("1 game", "8 games") for precision in ("fp32", "bf16")]
+    theirs = "sb3_dqn/like, 1 game"
+    compared = [*ours, "sb3_dqn/like, 8 games"]
+    assert set(result["rows"]) == {*compared, theirs, *(f"{name} : {theirs}" for name in compared)}
+    for name in compared:
+        assert result["rows"][f"{name} : {theirs}"]["values"] == ratios(result, name, theirs)
+
+
+def test_update_compares_with_its_kernels_and_with_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench("update", capsys)
+    for precision in ("fp32", "bf16"):
+        of_kernels = ratios(result, f"{precision}: an update", f"{precision}: its kernels' own best")
+        assert result["rows"][f"{precision}: update : kernels"]["values"] == pytest.approx(of_kernels)
+        # An update every 4 steps; a loop without anything else would be at 1.
+        loops = result["rows"][f"{precision}: loop with 8 games"]["values"]
+        updates = result["rows"][f"{precision}: an update"]["values"]
+        of_updates = [loop * update / 4_000 for loop, update in zip(loops, updates, strict=True)]
+        assert result["rows"][f"{precision}: loop : updates alone"]["values"] == pytest.approx(of_updates)
+
+
+@pytest.mark.parametrize("suite", ["act", "env"])
+def test_small_suites_report_a_row_for_each_size(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {name.partition(" ")[0] for name in bench(suite, capsys)["rows"]}
+    assert sizes == ({"1", "8", "64"} if suite == "act" else {"1", "8", "32"})
+
+
+def test_replay_compares_the_storages(capsys: pytest.CaptureFixture[str]) -> None:
+    result = bench("replay", capsys)
+    slower = ratios(result, "training in bf16, raw", "training in bf16, zstd")
+    assert result["rows"]["time of a step, zstd : raw"]["values"] == slower
+
+
+def test_replay_says_what_the_machine_is_too_small_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_lab.benchmarks.replay.available_memory_bytes", lambda: 20_000_000)
+    result = bench("replay", capsys)
+    assert "left out: raw storage, which needs 0.1 GB of memory" in result["notes"]
+    assert set(result["rows"]) == {"a batch of 32, zstd", "training in bf16, zstd"}
+
+
+def test_memory_reports_megabytes_for_each_game(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "GAMES", ("Pong", "Krull"))
+    rows = bench("memory", capsys)["rows"]
+    assert set(rows) == {"Pong", "Krull"}
+    # 10,000 transitions: more than their scalars, less than raw frames would take.
+    assert all(0.08 < row["values"][0] < 70 for row in rows.values())
+
+
+def test_scale_reports_replay_sizes_games_and_concurrent_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = bench("scale", capsys)["rows"]
+    assert {"10,000 transitions stored", "1 parallel games", "64 parallel games"} <= set(rows)
+    assert {"1 runs at once, 1 threads each, in all", "2 runs at once, 1 threads each, in all"} <= set(rows)
