@@ -1,7 +1,8 @@
 """stable-baselines3's own DQN (Raffin et al. 2021, JMLR 22) on the lab's bench: what our DQN is measured against.
 
 Nothing of SB3 is subclassed or patched but its interfaces: a `VecEnv` shows it the bench's games, a callback pins its
-schedule and reports. The only file that imports stable_baselines3.
+schedule and reports, a `ReplayBuffer` holds its transitions in less memory on request. The only file that imports
+stable_baselines3.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
+from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.save_util import load_from_zip_file
@@ -29,15 +31,17 @@ from torch import Tensor, nn
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE
-from rl_lab.checks import require_at_least, require_between, require_positive
+from rl_lab.checks import require_at_least, require_between, require_one_of, require_positive
 from rl_lab.errors import LabError
+from rl_lab.replay import STORAGES
+from rl_lab.replay.frames import bytes_per_frame
+from rl_lab.replay.observations import ObservationRing
 from rl_lab.seeding import integer_seed
 from rl_lab.system import require_memory
 
 _BYTES_PER_OBSERVATION = math.prod(OBSERVATION_SHAPE)
-_BYTES_PER_TRANSITION = 2 * _BYTES_PER_OBSERVATION + 20
-"""Two stacked observations; action 8, reward 4, end 4, time limit 4."""
-
+_BYTES_BESIDE_OBSERVATIONS = 20
+"""Of a transition: action 8, reward 4, end 4, time limit 4."""
 
 _BAD_ZIP = (
     *(OSError, EOFError, RuntimeError, ValueError, zlib.error, pickle.UnpicklingError),
@@ -59,7 +63,11 @@ class SB3DQNConfig(AgentConfig):
     discount: float = 0.99
     """Weight of the next step's value (gamma)."""
     replay_capacity: int = 100_000
-    """Transitions kept for replay, over all games; 56 kB each."""
+    """Transitions kept for replay, over all games."""
+    replay: str = "sb3"
+    """sb3: SB3's own buffer, 56 kB a transition. lean: the same samples from one 84x84 frame a transition."""
+    replay_storage: str = "raw"
+    """Frames of the lean replay: raw, 7 kB each, or compressed by zstd, 50 to 350 bytes each in most games."""
     batch_size: int = 32
     """Transitions in an update."""
     learning_starts_steps: int = 100_000
@@ -87,6 +95,13 @@ class SB3DQNConfig(AgentConfig):
         )
         require_at_least(self, 1, "target_update_steps")
         require_at_least(self, 0, "epsilon_decay_steps")
+        require_one_of(self, ("sb3", "lean"), "replay")
+        require_one_of(self, STORAGES, "replay_storage")
+        if self.replay == "sb3" and self.replay_storage != "raw":
+            raise LabError(
+                f"replay_storage is {self.replay_storage!r} with replay 'sb3', which keeps whole observations as they "
+                "are; use --agent.replay lean"
+            )
         if self.batch_size > self.replay_capacity:
             raise LabError(
                 f"batch_size is {self.batch_size} and replay_capacity {self.replay_capacity}; "
@@ -111,12 +126,7 @@ class SB3DQN(Agent):
 
     def prepare(self) -> None:
         """Allocate the replay, once this machine is known to have the memory."""
-        require_memory(
-            self.config.replay_capacity * _BYTES_PER_TRANSITION,
-            f"stable-baselines3's replay of {self.config.replay_capacity:,} transitions (two stacked observations of "
-            f"{_BYTES_PER_OBSERVATION:,} bytes each)",
-            "use --agent.replay-capacity",
-        )
+        _require_replay_memory(self.config)
         weights = self.model.policy.state_dict()
         self.model = self._build_model(self.config.replay_capacity)
         self.model.policy.load_state_dict(weights)
@@ -168,12 +178,13 @@ class SB3DQN(Agent):
     def _build_model(self, replay_capacity: int) -> DQN:
         """SB3's DQN; seeds the global generators of random, numpy and torch, from which SB3 draws all its numbers."""
         config, task = self.config, self._task
+        is_lean = config.replay == "lean"
         calls, updates = _round(config, task)
         model = DQN(
             "CnnPolicy",
             self._games,
             learning_rate=config.learning_rate,
-            buffer_size=replay_capacity,
+            buffer_size=task.num_games if is_lean else replay_capacity,
             learning_starts=config.learning_starts_steps,
             batch_size=config.batch_size,
             gamma=config.discount,
@@ -191,6 +202,10 @@ class SB3DQN(Agent):
             seed=integer_seed(task.seed, "sb3"),
             device=task.device,
         )
+        if is_lean:
+            # Put in afterwards, as SB3 does with a replay from a file: given as an argument its class would be part of
+            # model.zip, which SB3 could then load only where this module is.
+            model.replay_buffer = _build_lean_replay(config, task, replay_capacity)
         # SB3's default logger makes a directory in the system's temporary one.
         model.set_logger(Logger(folder=None, output_formats=[]))
         model.q_net.register_forward_hook(self._keep_q_values)
@@ -214,6 +229,58 @@ class SB3DQN(Agent):
             metrics["train/q_mean"] = self._batch_q_values.max(dim=1).values.mean().item()
             metrics["train/learning_rate"] = float(recorded["train/learning_rate"])
         return metrics
+
+
+class _LeanReplay(ReplayBuffer):
+    """SB3's replay, and its own sampling, over single frames in place of its two arrays of whole observations."""
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: str,
+        *,
+        n_envs: int,
+        storage: str,
+        **n_step: Any,  # SB3's own, of different types
+    ) -> None:
+        # SB3 allocates room for one transition of each game; what is small grows afterwards.
+        super().__init__(n_envs, observation_space, action_space, device, n_envs, **n_step)
+        self.buffer_size = max(buffer_size // n_envs, 1)
+        self.actions, self.rewards, self.dones, self.timeouts = (
+            np.zeros((self.buffer_size, *array.shape[1:]), array.dtype)
+            for array in (self.actions, self.rewards, self.dones, self.timeouts)
+        )
+        stack, height, width = self.obs_shape
+        ring = ObservationRing(self.buffer_size, n_envs, (stack, height, width), storage)
+        # SB3 declares arrays; it writes whole rows into them and reads them by slots and games, nothing else.
+        self.observations = cast("NDArray[np.uint8]", _Rows(ring.write, ring.read))
+        self.next_observations = cast("NDArray[np.uint8]", _Rows(ring.write_next, ring.read_next))
+
+
+class _LeanNStepReplay(_LeanReplay, NStepReplayBuffer):
+    """The same with SB3's n-step returns."""
+
+
+class _Rows:
+    """As much of an array [slot, game, ...] as SB3's replay uses."""
+
+    def __init__(
+        self,
+        write: Callable[[int, NDArray[np.uint8]], None],
+        read: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint8]],
+    ) -> None:
+        self._write = write
+        self._read = read
+
+    def __setitem__(self, slot: int, row: NDArray[np.uint8]) -> None:
+        self._write(slot, row)
+
+    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[np.uint8]:
+        slots, games = index[:2]  # SB3 adds a slice of the whole in some places
+        # In SB3's own order in memory: torch would convolve the other one with other roundings.
+        return np.ascontiguousarray(self._read(slots, games))
 
 
 class _PinAndReport(BaseCallback):
@@ -290,6 +357,37 @@ class _BenchGames(VecEnv):
     def _attached(self) -> AtariVectorEnv:
         assert self._env is not None, "no games are attached"
         return self._env
+
+
+def _build_lean_replay(config: SB3DQNConfig, task: Task, capacity: int) -> ReplayBuffer:
+    observation_space = spaces.Box(0, 255, OBSERVATION_SHAPE, np.uint8)
+    arguments = (capacity, observation_space, spaces.Discrete(task.num_actions), task.device)
+    if config.n_step == 1:
+        return _LeanReplay(*arguments, n_envs=task.num_games, storage=config.replay_storage)
+    return _LeanNStepReplay(
+        *arguments,
+        n_envs=task.num_games,
+        storage=config.replay_storage,
+        n_steps=config.n_step,
+        gamma=config.discount,
+    )
+
+
+def _require_replay_memory(config: SB3DQNConfig) -> None:
+    """LabError where this machine's memory cannot hold the replay."""
+    if config.replay == "lean":
+        observation_bytes = bytes_per_frame(config.replay_storage, OBSERVATION_SHAPE[1:])
+        what = f"one frame of up to {observation_bytes:,} bytes each"
+        advice = "use --agent.replay-capacity"
+    else:
+        observation_bytes = 2 * _BYTES_PER_OBSERVATION
+        what = f"two stacked observations of {_BYTES_PER_OBSERVATION:,} bytes each"
+        advice = "use --agent.replay-capacity or --agent.replay lean"
+    require_memory(
+        config.replay_capacity * (observation_bytes + _BYTES_BESIDE_OBSERVATIONS),
+        f"stable-baselines3's replay of {config.replay_capacity:,} transitions ({what})",
+        advice,
+    )
 
 
 def _check_fit(config: SB3DQNConfig, task: Task) -> None:
