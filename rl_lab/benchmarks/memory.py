@@ -18,7 +18,7 @@ GAMES = (
     *("Qbert", "Seaquest", "SpaceInvaders", "VideoPinball", "Krull"),
 )
 """Different screens; Krull's moving backgrounds are the worst that was found."""
-_RECORDED_STEPS = 40_000
+_RECORDED_STEPS = 20_000
 
 
 def run(settings: Settings) -> Report:
@@ -35,10 +35,10 @@ def run(settings: Settings) -> Report:
 
 
 def resident_megabytes(game: str, transitions: int) -> float:
-    """What the process grows by as the memory fills, and is written over by half."""
+    """What the process grows by as the memory fills, and is written over by a tenth."""
     recording = record(game, min(_RECORDED_STEPS, transitions))
     process = psutil.Process()
     before = process.memory_info().rss
     memory = ReplayMemory(transitions, NUM_GAMES, discount=0.99, storage="zstd")
-    fill(memory, recording, transitions * 3 // 2)
+    fill(memory, recording, transitions * 11 // 10)
     return (process.memory_info().rss - before) / 1e6
