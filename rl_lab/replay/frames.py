@@ -102,7 +102,9 @@ class ZstdFrames(Frames):
 
     def _begin_chunk(self, game: int, chunk: int) -> None:
         """Close the newest chunk of the game and make `chunk` the newest; its old frames stay until overwritten."""
-        self._chunks[game][self._newest[game]] = self._compressor.compress(self._open[game])
+        # The compressor returns a short end of a large allocation, between which memory would lie waste: so it is copied.
+        compressed = self._compressor.compress(self._open[game])
+        self._chunks[game][self._newest[game]] = bytes(memoryview(compressed))
         self._newest[game] = chunk
         self._decompress(game, chunk, row=game)
         if (game, chunk) in self._rows:
