@@ -27,7 +27,7 @@ from rl_lab.checks import require_at_least, require_between, require_one_of, req
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.networks import INITIALIZATIONS, NETWORKS, build_network
 from rl_lab.optimizers import CentredRMSProp
-from rl_lab.replay import STORAGES, Batch, ReplayMemory
+from rl_lab.replay import DEFAULT_CHUNK_FRAMES, STORAGES, Batch, ReplayMemory
 from rl_lab.schedules import linear
 from rl_lab.seeding import generator, integer_seed
 from rl_lab.system import has_fast_bf16
@@ -51,8 +51,8 @@ class DQNConfig(AgentConfig):
     replay_capacity: int = 1_000_000
     """Transitions kept for replay, over all games."""
     replay_storage: str = "raw"
-    """raw (7 kB a transition) or zstd (compressed, the same batches: 50 to 350 bytes in most games, 1 kB at most)."""
-    replay_chunk_frames: int = 16
+    """raw (7 kB a transition) or zstd (compressed, the same batches: 50 to 350 bytes in most games)."""
+    replay_chunk_frames: int = DEFAULT_CHUNK_FRAMES
     """zstd: consecutive frames of a game in one piece; more take less memory and more time."""
     batch_size: int = 32
     """Transitions in an update."""

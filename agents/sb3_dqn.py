@@ -377,7 +377,7 @@ def _require_replay_memory(config: SB3DQNConfig) -> None:
     """LabError where this machine's memory cannot hold the replay."""
     if config.replay == "lean":
         observation_bytes = bytes_per_frame(config.replay_storage, OBSERVATION_SHAPE[1:])
-        what = f"one frame of up to {observation_bytes:,} bytes each"
+        what = f"one frame of some {observation_bytes:,} bytes each"
         advice = "use --agent.replay-capacity"
     else:
         observation_bytes = 2 * _BYTES_PER_OBSERVATION

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from rl_lab.benchmarks import memory
+from rl_lab.benchmarks.measuring import Settings
+from rl_lab.benchmarks.training import OURS, Training
 from rl_lab.cli.main import main
 
 
@@ -63,7 +65,7 @@ def test_replay_compares_the_storages(capsys: pytest.CaptureFixture[str]) -> Non
 def test_replay_says_what_the_machine_is_too_small_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rl_lab.benchmarks.replay.available_memory_bytes", lambda: 20_000_000)
+    monkeypatch.setattr("rl_lab.benchmarks.replays.available_memory_bytes", lambda: 600_000_000)
     result = bench("replay", capsys)
     assert "left out: raw storage, which needs 0.1 GB of memory" in result["notes"]
     assert set(result["rows"]) == {"a batch of 32, zstd", "training in bf16, zstd"}
@@ -81,5 +83,14 @@ def test_memory_reports_megabytes_for_each_game(
 
 def test_scale_reports_replay_sizes_games_and_concurrent_runs(capsys: pytest.CaptureFixture[str]) -> None:
     rows = bench("scale", capsys)["rows"]
-    assert {"10,000 transitions stored", "1 parallel games", "64 parallel games"} <= set(rows)
-    assert {"1 runs at once, 1 threads each, in all", "2 runs at once, 1 threads each, in all"} <= set(rows)
+    assert {"10,000 transitions stored", "parallel games: 1", "parallel games: 64"} <= set(rows)
+    assert {"runs at once: 1, threads each: 1; in all", "runs at once: 2, threads each: 1; in all"} <= set(rows)
+
+
+def test_a_turn_of_training_makes_all_of_its_updates() -> None:
+    settings = Settings(steps=256, repetitions=1, transitions=10_000, device="cpu", threads=1)
+    training = Training(OURS, settings, num_games=4)
+    training.steps_per_second()
+    before = training.agent._updates  # type: ignore[attr-defined]  # DQN's
+    training.steps_per_second()
+    assert training.agent._updates - before == 256 / training.update_every_steps  # type: ignore[attr-defined]

@@ -261,6 +261,18 @@ def test_list_runs_shows_state_and_score(runs: Path, capsys: pytest.CaptureFixtu
     assert "finished" in capsys.readouterr().out.splitlines()[1]
 
 
+def test_a_warning_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", dict)
+    monkeypatch.setattr("warnings.filters", [])  # the tests' own make errors of warnings
+    short = "--total-steps 240 --iteration-steps 240 --agent.learning-starts-steps 100 --agent.precision bf16"
+    rules = "--evaluation-episodes 1 --protocol.max-frames-per-episode 400 --threads 1 --device cpu"
+    assert main(["train", *short.split(), *rules.split(), "--runs", str(tmp_path)]) == 0
+    expected = "rl-lab: precision is bf16, which this cpu computes no faster than fp32: --agent.precision fp32\n"
+    assert capsys.readouterr().err == expected
+
+
 @pytest.mark.parametrize("status", ['{"pid": "x"}', '{"pid": -1}', '{"state": "asleep"}', "5", "{"])
 def test_list_runs_names_a_damaged_status(
     status: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -38,4 +38,7 @@ def run(settings: Settings) -> Report:
         return env.num_games / time
 
     tasks = {name: partial(rate, env) for name, env in envs.items()}
-    return Report([Row(name, "steps/s", values) for name, values in in_turns(tasks, settings.repetitions).items()])
+    values = in_turns(tasks, settings.repetitions)
+    return Report(
+        [Row(name, "steps/s", values[name]) for name in tasks], f"turns of {settings.steps} agent steps of {_GAME}"
+    )

@@ -41,6 +41,8 @@ class Report:
     """What a suite found."""
 
     rows: Sequence[Row]
+    turn: str
+    """What a value was measured over."""
     notes: Sequence[str] = field(default_factory=tuple)
     """What was left out, and why."""
 

@@ -8,12 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 
 from rl_lab.benchmarks.measuring import Report, Row, Settings, in_turns, ratios
-from rl_lab.benchmarks.replays import NUM_GAMES, fill, record
+from rl_lab.benchmarks.replays import NUM_GAMES, fill, free_bytes, memory_bytes, record
 from rl_lab.benchmarks.training import OURS, Training
-from rl_lab.replay.frames import bytes_per_frame
-from rl_lab.system import available_memory_bytes, use_machine
+from rl_lab.system import use_machine
 
-_RECORDED_STEPS = 20_000
 _REPLAY_SIZES = (10_000, 100_000, 1_000_000)
 _GAMES = (1, 4, 16, 64)
 _start: Barrier
@@ -21,17 +19,22 @@ _start: Barrier
 
 def run(settings: Settings) -> Report:
     """Rates of training in bf16."""
-    wanted = [size for size in _REPLAY_SIZES if size <= settings.transitions]
-    sizes = [size for size in wanted if 1.5 * size * bytes_per_frame("raw", (84, 84)) < available_memory_bytes()]
-    notes = tuple(
-        f"left out: a replay of {size:,} transitions, for lack of memory" for size in wanted if size not in sizes
-    )
-    return Report([*_replay_sizes(settings, sizes), *_parallel_games(settings), *_concurrent_runs(settings)], notes)
+    sizes, notes, free = [], [], free_bytes()
+    for size in (size for size in _REPLAY_SIZES if size <= settings.transitions):
+        needed = memory_bytes("raw", size)
+        if needed < free:
+            sizes.append(size)
+            free -= needed
+        else:
+            notes.append(f"left out: a replay of {size:,} transitions, which needs {needed / 1e9:.1f} GB of memory")
+    rows = [*(_replay_sizes(settings, sizes) if sizes else ()), *_parallel_games(settings), *_concurrent_runs(settings)]
+    turn = f"turns of {settings.steps} agent steps, or 64 of each game; {NUM_GAMES} games but where it says otherwise"
+    return Report(rows, turn, notes)
 
 
 def _replay_sizes(settings: Settings, sizes: list[int]) -> list[Row]:
     """Raw storage, full."""
-    recording = record("Breakout", min(_RECORDED_STEPS, settings.transitions))
+    recording = record("Breakout", settings)
     trainings = {}
     for size in sizes:
         trainings[size] = Training(OURS, settings, num_games=NUM_GAMES, precision="bf16", replay_capacity=size)
@@ -51,7 +54,7 @@ def _replay_sizes(settings: Settings, sizes: list[int]) -> list[Row]:
 
 def _parallel_games(settings: Settings) -> list[Row]:
     trainings = {
-        f"{games} parallel games": Training(OURS, settings, num_games=games, precision="bf16") for games in _GAMES
+        f"parallel games: {games}": Training(OURS, settings, num_games=games, precision="bf16") for games in _GAMES
     }
     tasks = {name: training.steps_per_second for name, training in trainings.items()}
     return [Row(name, "steps/s", values) for name, values in in_turns(tasks, settings.repetitions).items()]
@@ -60,7 +63,7 @@ def _parallel_games(settings: Settings) -> list[Row]:
 def _concurrent_runs(settings: Settings) -> list[Row]:
     """One run on all threads, then as many as there are threads on one thread each, and twice as many."""
     rows = []
-    for runs, threads in ((1, settings.threads), (settings.threads, 1), (2 * settings.threads, 1)):
+    for runs, threads in dict.fromkeys(((1, settings.threads), (settings.threads, 1), (2 * settings.threads, 1))):
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(
             runs, mp_context=context, initializer=_wait_at, initargs=(context.Barrier(runs),)
@@ -68,7 +71,7 @@ def _concurrent_runs(settings: Settings) -> list[Row]:
             mine = dataclasses.replace(settings, threads=threads)
             rates = zip(*processes.map(_rates, [mine] * runs), strict=True)
             totals = [sum(turn) for turn in rates]
-        rows.append(Row(f"{runs} runs at once, {threads} threads each, in all", "steps/s", totals))
+        rows.append(Row(f"runs at once: {runs}, threads each: {threads}; in all", "steps/s", totals))
     return rows
 
 
@@ -79,11 +82,19 @@ def _wait_at(barrier: Barrier) -> None:
 
 def _rates(settings: Settings) -> list[float]:
     """Steps a second of one run in each turn; all runs begin together."""
+    try:
+        return _rates_together(settings)
+    except BaseException:
+        _start.abort()  # nobody waits for this run
+        raise
+
+
+def _rates_together(settings: Settings) -> list[float]:
     use_machine(settings.device, settings.threads)
     training = Training(OURS, settings, num_games=NUM_GAMES, precision="bf16")
     training.steps_per_second()
     rates = []
     for _ in range(settings.repetitions):
-        _start.wait(timeout=600)  # a run that failed would leave the others waiting for ever
+        _start.wait()
         rates.append(training.steps_per_second())
     return rates

@@ -29,5 +29,6 @@ def run(settings: Settings) -> Report:
                 for name, values in rates.items()
                 if name != baseline
             ),
-        ]
+        ],
+        f"turns of {settings.steps} agent steps",
     )

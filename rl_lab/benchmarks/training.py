@@ -14,27 +14,32 @@ from rl_lab.seeding import seed_sequence
 OURS, BASELINE = "dqn/like", "sb3_dqn/like"
 _LEARNING_STARTS_STEPS = 128
 _REPLAY_CAPACITY = 10_000
+_LEAST_STEPS_PER_GAME = 64
 
 
 class Training:
     """An agent and the games that it trains on; each turn plays new ones."""
 
     def __init__(self, config: str, settings: Settings, *, num_games: int = 1, **changes: object) -> None:
-        """`changes` are hyperparameters that differ from the config's."""
+        """`changes` are hyperparameters that differ from the config's.
+
+        A turn has at least 64 steps of each game, so that starting the games is a small part of it.
+        """
         self._settings = settings
         self._turn = 0
+        self._steps = max(settings.steps, _LEAST_STEPS_PER_GAME * num_games)
         self._config = dataclasses.replace(
             load_experiment(config_path(config)),
             num_games=num_games,
-            total_steps=settings.steps * (settings.repetitions + 1),
-            iteration_steps=settings.steps,
+            total_steps=self._steps * (settings.repetitions + 1),
+            iteration_steps=self._steps,
             emulator_threads=settings.threads,
         )
         self.agent = self._ready_agent(changes)
 
     def steps_per_second(self) -> float:
         """Agent steps a second over one turn, over all games."""
-        config, settings = self._config, self._settings
+        config = self._config
         self._turn += 1
         env = AtariVectorEnv(
             config.game,
@@ -44,7 +49,12 @@ class Training:
             training=True,
             num_threads=config.emulator_threads,
         )
-        return settings.steps / seconds(lambda: self.agent.train(env, settings.steps, _NoLog()))
+        return self._steps / seconds(lambda: self.agent.train(env, self._steps, _NoLog()))
+
+    @property
+    def update_every_steps(self) -> int:
+        """Agent steps between updates."""
+        return int(vars(self._config.agent)["update_every_steps"])
 
     def _ready_agent(self, changes: Mapping[str, object]) -> Agent:
         config, settings = self._config, self._settings

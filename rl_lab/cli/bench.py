@@ -52,9 +52,14 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     machine = f"{processor_name()}, {threads} threads, {device}"
     if options.json:
         rows = {row.name: {"unit": row.unit, "values": list(row.values)} for row in report.rows}
-        print(json.dumps({"suite": options.suite, "machine": machine, "rows": rows, "notes": report.notes}, indent=2))
+        print(
+            json.dumps(
+                {"suite": options.suite, "machine": machine, "turn": report.turn, "rows": rows, "notes": report.notes},
+                indent=2,
+            )
+        )
         return 0
-    print(f"{options.suite}: {machine}; {settings.repetitions} turns of {settings.steps} agent steps each, interleaved")
+    print(f"{options.suite}: {machine}; {report.turn}")
     for note in report.notes:
         print(note)
     print_table(

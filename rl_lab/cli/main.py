@@ -74,8 +74,10 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """One line, without the place in the code."""
-    print(f"rl-lab: {message}" if category is LabWarning else f"{category.__name__}: {message}", file=sys.stderr)
+    """The lab's own in one line, without the place in the code."""
+    own = category is LabWarning
+    text = f"rl-lab: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    (file or sys.stderr).write(text)
 
 
 def run(arguments: Sequence[str], parser_type: type[Parser] = Parser) -> int:

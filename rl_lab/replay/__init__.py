@@ -1,6 +1,6 @@
 """Experience replay, from scratch."""
 
-from rl_lab.replay.frames import STORAGES
+from rl_lab.replay.frames import DEFAULT_CHUNK_FRAMES, STORAGES
 from rl_lab.replay.memory import Batch, ReplayMemory
 
-__all__ = ["STORAGES", "Batch", "ReplayMemory"]
+__all__ = ["DEFAULT_CHUNK_FRAMES", "STORAGES", "Batch", "ReplayMemory"]

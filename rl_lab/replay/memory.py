@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE, Step
 from rl_lab.errors import LabError
-from rl_lab.replay.frames import build_frames, bytes_per_frame
+from rl_lab.replay.frames import DEFAULT_CHUNK_FRAMES, build_frames, bytes_per_frame
 from rl_lab.system import require_memory
 
 STACK = OBSERVATION_SHAPE[0]
@@ -50,7 +50,7 @@ class ReplayMemory:
         discount: float,
         n_step: int = 1,
         storage: str = "raw",
-        chunk_frames: int = 16,
+        chunk_frames: int = DEFAULT_CHUNK_FRAMES,
     ) -> None:
         """Room for `capacity` transitions over all games; LabError where this machine's memory cannot hold them."""
         if capacity < num_games:

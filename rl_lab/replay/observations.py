@@ -8,13 +8,10 @@ ring.
 from __future__ import annotations
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from rl_lab.errors import LabError
-from rl_lab.replay.frames import build_frames
-
-_CHUNK_FRAMES = 16
+from rl_lab.replay.frames import DEFAULT_CHUNK_FRAMES, build_frames, compress, decompress
 
 
 class ObservationRing:
@@ -30,7 +27,7 @@ class ObservationRing:
         self._num_slots = size + stack - 1
         self._back = np.arange(stack - 1, -1, -1)  # oldest first
         self._games = np.arange(num_games)
-        self._frames = build_frames(storage, num_games, self._num_slots, (height, width), _CHUNK_FRAMES)
+        self._frames = build_frames(storage, num_games, self._num_slots, (height, width), DEFAULT_CHUNK_FRAMES)
         self._ages = np.zeros((num_games, self._num_slots), np.uint8)  # frames since the stack began, at most S - 1
         self._num_written = 0
         # What follows the newest transition, which no later one shows yet.
@@ -75,15 +72,14 @@ class ObservationRing:
         stacks[is_kept, :-1] = stacks[is_kept, 1:]
         for index, frame in enumerate(kept):
             if frame is not None:
-                pixels = np.frombuffer(zstandard.decompress(frame), np.uint8)
-                stacks[index, -1] = pixels.reshape(stacks.shape[2:])
+                stacks[index, -1] = decompress(frame).reshape(stacks.shape[2:])
         return stacks
 
     def _keep_apart(self, position: int, observations: NDArray[np.uint8]) -> None:
         """Keep what followed the transition at `position` where `observations`, those after it, do not show it."""
         is_shown = (observations == self._newest_next).all(axis=(1, 2, 3))
         for game in self._games[~is_shown].tolist():
-            self._kept_apart[position, game] = zstandard.compress(self._newest_next[game, -1].tobytes(), 1)
+            self._kept_apart[position, game] = compress(self._newest_next[game, -1])
 
     def _transitions(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The newest transitions at these positions, counted from the first that was ever written."""
