@@ -189,7 +189,7 @@ def test_memory_is_checked_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 7_000_000_000)
     agent = new_agent(replace(small_config(), replay="lean", replay_capacity=1_000_000))
     with pytest.raises(
-        LabError, match=r"one frame of up to 7,056 bytes each\) needs 7\.1 GB, 7\.0 GB free; use --agent"
+        LabError, match=r"one frame of some 7,056 bytes each\) needs 7\.1 GB, 7\.0 GB free; use --agent"
     ):
         agent.prepare()
     assert replay_of(agent).buffer_size == 1
