@@ -28,7 +28,7 @@ def run(settings: Settings) -> Report:
         else:
             notes.append(f"left out: a replay of {size:,} transitions, which needs {needed / 1e9:.1f} GB of memory")
     rows = [*(_replay_sizes(settings, sizes) if sizes else ()), *_parallel_games(settings), *_concurrent_runs(settings)]
-    turn = f"turns of {settings.steps} agent steps, or 64 of each game; {NUM_GAMES} games but where it says otherwise"
+    turn = f"turns of {settings.steps} agent steps, or 32 of each game; {NUM_GAMES} games but where it says otherwise"
     return Report(rows, turn, notes)
 
 

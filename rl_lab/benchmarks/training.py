@@ -14,7 +14,7 @@ from rl_lab.seeding import seed_sequence
 OURS, BASELINE = "dqn/like", "sb3_dqn/like"
 _LEARNING_STARTS_STEPS = 128
 _REPLAY_CAPACITY = 10_000
-_LEAST_STEPS_PER_GAME = 64
+_LEAST_STEPS_PER_GAME = 32
 
 
 class Training:
@@ -23,7 +23,7 @@ class Training:
     def __init__(self, config: str, settings: Settings, *, num_games: int = 1, **changes: object) -> None:
         """`changes` are hyperparameters that differ from the config's.
 
-        A turn has at least 64 steps of each game, so that starting the games is a small part of it.
+        A turn has at least 32 steps of each game, so that starting the games is a small part of it.
         """
         self._settings = settings
         self._turn = 0
