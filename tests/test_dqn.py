@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rl_lab.agent import Task, load_agent
-from rl_lab.atari import AtariVectorEnv, named_protocol
+from rl_lab.atari import AtariVectorEnv, Episode, named_protocol
 from rl_lab.errors import LabError, LabWarning
+from rl_lab.replay import Batch
 from tests.fakes import EveryStep
 
 if TYPE_CHECKING:
@@ -285,6 +287,41 @@ def test_gradients_are_clipped_as_torch_does(max_norm: float) -> None:
 def test_storages_learn_the_same_to_the_byte(precision: str) -> None:
     config = replace(bold_config(), precision=precision)
     assert learned(replace(config, replay_storage="zstd", replay_chunk_frames=5), steps=80) == learned(config, steps=80)
+
+
+class StopsAt100:
+    """Watches an environment, and stops it like Ctrl-C."""
+
+    def on_steps(self, total_steps: int) -> None:
+        """Before each step."""
+        if total_steps == 100:
+            raise KeyboardInterrupt
+
+    def on_episode(self, episode: Episode) -> None:
+        """Not of interest."""
+
+
+def test_a_stop_while_batches_are_drawn_leaves_no_thread() -> None:
+    agent = ready_agent()
+    env = AtariVectorEnv(
+        "Pong", named_protocol("nature2015"), 1, np.random.SeedSequence(0), training=True, observer=StopsAt100()
+    )
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        agent.train(env, 200, EveryStep())
+    assert threading.active_count() == threads
+    assert agent._updates > 0
+
+
+def test_an_error_in_the_sampling_thread_is_an_error_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ready_agent()
+
+    def fail(batch_size: int, rng: np.random.Generator) -> Batch:
+        raise LabError("no batch today")
+
+    monkeypatch.setattr(agent.replay, "sample", fail)
+    with pytest.raises(LabError, match="no batch today"):
+        play(agent, 200)
 
 
 def test_a_machine_without_fast_bf16_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
