@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import psutil
 
 from rl_lab.checks import require_between, require_one_of
 from rl_lab.config import from_table, read_toml, typed
 from rl_lab.errors import LabError
+from rl_lab.system import boot_id, host_name
 
 State = Literal["running", "finished", "interrupted", "failed"]
-
+Writer = Literal["alive", "gone", "of an earlier boot", "on another machine"]
+"""What became of the process that writes a run; on another machine that cannot be known."""
 
 _CONFIG_KEYS = {"name": str, "game": str, "seed": int, "total_steps": int, "protocol": dict, "agent": dict}
 _EVALUATION_KEYS = {
@@ -43,19 +46,43 @@ class Status:
     pid: int
     process_start: float
     """Start of the writing process, seconds since the epoch: tells it from a later one with the same pid."""
+    host: str = ""
+    """The writing process's machine while it runs; empty afterwards, so that records can be published."""
+    boot_id: str = ""
+    """Of that machine; empty where `host` is."""
 
     def __post_init__(self) -> None:
         require_one_of(self, get_args(State), "state")
         require_between(self, 1, 2**31 - 1, "pid")
 
+    @classmethod
+    def of_this_process(cls, state: State, reason: str = "", *, steps: int, frames: int) -> Self:
+        """The status of a run that this process writes."""
+        process = psutil.Process()
+        status = cls(state, reason, steps, frames, process.pid, process.create_time())
+        if state != "running":
+            return status
+        return dataclasses.replace(status, host=host_name(), boot_id=boot_id())
+
+    @property
+    def writer(self) -> Writer:
+        """What became of the process that wrote this; statuses of earlier versions name no machine: it is this one."""
+        if self.host not in ("", host_name()):
+            return "on another machine"
+        if self.boot_id not in ("", boot_id()):
+            return "of an earlier boot"
+        try:
+            process = psutil.Process(self.pid)
+            is_same = abs(process.create_time() - self.process_start) < _CLOCK_DRIFT_SECONDS
+            # A zombie writes no more: it only waits for its parent to ask how it ended.
+            return "alive" if is_same and process.status() != psutil.STATUS_ZOMBIE else "gone"
+        except psutil.NoSuchProcess:
+            return "gone"
+
     @property
     def is_live(self) -> bool:
         """Whether the process that writes the run still runs on this machine."""
-        try:
-            drift = abs(psutil.Process(self.pid).create_time() - self.process_start)
-            return self.state == "running" and drift < _CLOCK_DRIFT_SECONDS
-        except psutil.NoSuchProcess:
-            return False
+        return self.state == "running" and self.writer == "alive"
 
 
 def find_runs(root: Path) -> list[Path]:

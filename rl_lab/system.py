@@ -1,8 +1,9 @@
-"""What this machine has: memory checked before it is taken, devices, threads."""
+"""What this machine is and has: its name and boot, memory checked before it is taken, devices, threads."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
 import sys
@@ -22,9 +23,25 @@ and usage, and the name of the file cache in its memory.stat."""
 DEVICES = ("auto", "cpu", "cuda")
 MAX_THREADS = 1_024
 
+_BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
+
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+
+
+def host_name() -> str:
+    """What this machine calls itself."""
+    return platform.node()
+
+
+@functools.cache
+def boot_id() -> str:
+    """What stays the same until the machine restarts: a random number on Linux, the time of the boot elsewhere."""
+    try:
+        return _BOOT_ID_FILE.read_text(encoding="ascii").strip()
+    except OSError:
+        return f"{psutil.boot_time():.0f}"
 
 
 def available_memory_bytes() -> int:

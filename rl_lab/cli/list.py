@@ -5,10 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rl_lab.cli.main import Parser
 from rl_lab.cli.table import print_table
 from rl_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from rl_lab.records import Status
 
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
@@ -96,12 +100,31 @@ def _runs(runs: Path) -> _Table:
         try:
             status, evaluation = read_status(directory), last_evaluation(directory)
         except LabError as error:
-            return str(directory), f"unreadable: {error}", "-", "-"
-        state = status.state if status.is_live or status.state != "running" else "stale (its process is gone)"
+            return str(directory), "-", "-", _one_line(f"unreadable: {error}")
         score = "no evaluation yet" if evaluation is None else f"{evaluation['mean_score']:.1f}"
-        return str(directory), f"{state} {status.reason}".strip(), f"{status.frames:,}", score
+        return str(directory), f"{status.frames:,}", score, _state(status)
 
-    return ("run", "state", "frames", "last evaluation"), map(row, find_runs(runs))
+    # The state comes last: why a run failed may be long, and would push the columns after it away.
+    return ("run", "frames", "last evaluation", "state"), map(row, find_runs(runs))
+
+
+def _state(status: Status) -> str:
+    """What became of a run, and why."""
+    if status.state != "running":
+        return _one_line(f"{status.state} ({status.reason})" if status.reason else status.state)
+    match status.writer:
+        case "alive":
+            return "running"
+        case "gone":
+            return "stale (its process is gone)"
+        case "of an earlier boot":
+            return "stale (this machine was restarted)"
+        case "on another machine":
+            return _one_line(f"running on {status.host} (not this machine: cannot check)")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _first_line(agent: type) -> str:
