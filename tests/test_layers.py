@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rl_lab"
 LAYERS = (
-    {"errors", "checks", "schedules", "seeding", "files", "system", "scores", "config", "records", "untrusted"},
+    {"errors", "checks", "schedules", "seeding", "files", "system", "scores", "config", "records", "untrusted", "lock"},
     {"atari", "losses", "networks", "optimizers"},
     {"replay", "weights"},
     {"agent", "tensorboard"},
