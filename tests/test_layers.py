@@ -11,7 +11,20 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rl_lab"
 LAYERS = (
-    {"errors", "checks", "schedules", "seeding", "files", "system", "scores", "config", "records", "untrusted", "lock"},
+    {
+        "errors",
+        "checks",
+        "schedules",
+        "seeding",
+        "files",
+        "system",
+        "scores",
+        "config",
+        "records",
+        "untrusted",
+        "lock",
+        "watchdog",
+    },
     {"atari", "losses", "networks", "optimizers"},
     {"replay", "weights"},
     {"agent", "tensorboard"},
