@@ -1,0 +1,137 @@
+"""A run that outlives its process: `train --supervise` trains in a child, and in a new one when that crashes.
+
+Emulators and kernels are C++: they can crash the process, and the system kills it when memory runs out; no code in it
+can help then.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from rl_lab.cli.main import USER_ERROR
+from rl_lab.watchdog import STALLED
+
+TRAIN = (sys.executable, "-m", "rl_lab", "train")
+_RESUMABLE = 75
+"""Stopped, or kept from going on by something outside the run: EX_TEMPFAIL of sysexits.h. Not ours to start again."""
+_READER_LEFT = 128 + signal.SIGPIPE
+"""Nobody reads the output any more: the next child would end as this one did."""
+_NOT_CRASHED = (0, USER_ERROR, _RESUMABLE, _READER_LEFT)
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_PAUSING = (signal.SIGTSTP, signal.SIGCONT)
+
+
+def supervise(
+    arguments: Sequence[str],
+    run_directory: Path,
+    restarts: int,
+    *,
+    agent: str | None = None,
+    program: Sequence[str] = TRAIN,
+) -> int:
+    """Run `program` with the arguments in a child, and after a crash with --resume, up to `restarts` times.
+
+    The last child's exit status; `agent` is the user's own agent file, which a resumed run needs again.
+    """
+    config = run_directory / "config.toml"
+    before = _identity(config)
+    is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
+    resume = (
+        arguments if is_resumed else ["--resume", str(run_directory), *(() if agent is None else ("--agent", agent))]
+    )
+    command = [*program, *arguments]
+    with _child_gets_signals() as child:
+        while True:
+            returncode = child.run(command)
+            status = returncode if returncode >= 0 else 128 - returncode
+            if child.was_stopped or status in _NOT_CRASHED:
+                return status
+            # An older run that --overwrite was to delete is not to be resumed in the new one's place.
+            if not is_resumed and _identity(config) in (None, before):
+                _say(f"the run {_end(returncode)} before it began: nothing to resume")
+                return status
+            if restarts == 0:
+                _say(f"the run {_end(returncode)}; no restarts are left")
+                return status
+            restarts -= 1
+            _say(f"the run {_end(returncode)}; resuming {run_directory} (restarts left: {restarts})")
+            command = [*program, *resume]
+
+
+class _Child:
+    """The process that trains, in a process group of its own.
+
+    A terminal sends Ctrl-C to the group in its foreground: that is this process alone, so that the child gets a signal
+    only from here, and once.
+    """
+
+    def __init__(self) -> None:
+        self.was_stopped = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []
+        """Signals that came while there was no child to take them."""
+
+    def run(self, command: Sequence[str]) -> int:
+        """Its exit status; of a signal it died of, the negative number."""
+        # Outside the terminal's foreground, reading from it would pause the child.
+        with subprocess.Popen(command, process_group=0, stdin=subprocess.DEVNULL) as process:
+            self._process = process
+            while self._early:
+                process.send_signal(self._early.pop(0))
+            returncode = process.wait()
+            self._process = None
+        return returncode
+
+    def pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self.was_stopped = self.was_stopped or number in _STOPPING
+        if self._process is None:
+            self._early.append(number)
+        else:
+            self._process.send_signal(number)
+        if number == signal.SIGTSTP:
+            os.kill(os.getpid(), signal.SIGSTOP)  # Ctrl-Z: wait with the child for `fg`
+
+
+@contextmanager
+def _child_gets_signals() -> Iterator[_Child]:
+    """A child to which all signals go that stop or pause, but for those that are ignored here, as under nohup."""
+    child = _Child()
+    handled = [number for number in (*_STOPPING, *_PAUSING) if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, child.pass_on) for number in handled}
+    try:
+        yield child
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from an earlier one of its name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _end(returncode: int) -> str:
+    """How a child ended, in words."""
+    if returncode == STALLED:
+        return f"stalled (exit status {STALLED})"
+    if returncode >= 0:
+        return f"failed (exit status {returncode})"
+    hint = ", as the system does when memory runs out" if returncode == -signal.SIGKILL else ""
+    return f"was ended by signal {-returncode}, {signal.strsignal(-returncode)}{hint}"
+
+
+def _say(line: str) -> None:
+    print(f"rl-lab: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,172 @@
+"""Children that crash, and the processes that start them again: small scripts in place of training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rl_lab.cli.supervise import supervise
+
+CHILD = """
+import json, os, pathlib, sys
+run = pathlib.Path("run")
+with open("starts.jsonl", "a") as starts:
+    print(json.dumps(sys.argv[1:]), file=starts)
+count = len(open("starts.jsonl").readlines())
+def make_run():
+    run.mkdir(exist_ok=True)
+    (run / "config.toml").write_text("")
+def die(signal_number):
+    os.kill(os.getpid(), signal_number)
+"""
+
+SUPERVISOR = """
+import pathlib, sys
+from rl_lab.cli.supervise import supervise
+sys.exit(supervise(["--seed", "1"], pathlib.Path("run"), 3, program=[sys.executable, sys.argv[1]]))
+"""
+
+LISTENER = """
+import signal
+def hear(number, frame):
+    print(signal.Signals(number).name, flush=True)
+    if number == signal.SIGTERM:
+        sys.exit({status})
+signal.signal(signal.SIGINT, hear)
+signal.signal(signal.SIGTERM, hear)
+make_run()
+print("ready", os.getpid(), flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run(script: str, restarts: int = 3, arguments: tuple[str, ...] = ("--seed", "1"), agent: str | None = None) -> int:
+    """The exit status of a supervised script."""
+    Path("child.py").write_text(CHILD + script)
+    return supervise(arguments, Path("run"), restarts, agent=agent, program=(sys.executable, "child.py"))
+
+
+def starts() -> list[list[str]]:
+    """The arguments of each child."""
+    return [json.loads(line) for line in Path("starts.jsonl").read_text().splitlines()]
+
+
+@contextmanager
+def supervisor(script: str) -> Iterator[subprocess.Popen[str]]:
+    """A supervising process in a process group of its own, as a shell starts it, and its child running."""
+    Path("child.py").write_text(CHILD + script)
+    command = [sys.executable, "-c", SUPERVISOR, "child.py"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        yield process
+
+
+def read_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")
+
+
+@pytest.mark.parametrize("status", [0, 2, 75, 128 + signal.SIGPIPE])
+def test_a_child_that_did_not_crash_is_not_started_again(status: int) -> None:
+    assert run(f"make_run(); sys.exit({status})") == status
+    assert starts() == [["--seed", "1"]]
+
+
+@pytest.mark.parametrize("end", ["sys.exit(1)", "sys.exit(70)", "die(9)", "die(11)", "die(6)", "die(15)", "die(40)"])
+def test_a_crashed_child_is_resumed(end: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(f"make_run()\nif count < 3: {end}") == 0
+    assert starts() == [["--seed", "1"], ["--resume", "run"], ["--resume", "run"]]
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert "resuming run (restarts left: 2)" in lines[0]
+    assert "resuming run (restarts left: 1)" in lines[1]
+
+
+def test_restarts_end_with_their_budget_and_the_last_status(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("make_run(); die(9)", restarts=2) == 128 + 9
+    assert len(starts()) == 3
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert "signal 9, Killed, as the system does when memory runs out; no restarts are left" in last
+
+
+def test_a_resumed_run_gets_the_users_own_agent_again() -> None:
+    assert run("make_run()\nif count == 1: die(9)", agent="mine.py") == 0
+    assert starts()[1] == ["--resume", "run", "--agent", "mine.py"]
+
+
+def test_a_child_that_died_before_it_made_its_run_is_not_started_again(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("die(11)") == 128 + 11
+    assert len(starts()) == 1
+    assert "signal 11, Segmentation fault before it began: nothing to resume" in capfd.readouterr().err
+
+
+def test_an_older_run_that_was_to_be_overwritten_is_not_resumed_in_place_of_the_new_one() -> None:
+    Path("run").mkdir()
+    Path("run/config.toml").write_text("")
+    assert run("die(11)", arguments=("--overwrite",)) == 128 + 11
+    assert len(starts()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("--resume", "run", "--total-steps", "900"), ("--resume=run",)])
+def test_a_resumed_run_is_resumed_again_with_the_same_arguments(arguments: tuple[str, ...]) -> None:
+    Path("run").mkdir()
+    Path("run/config.toml").write_text("")
+    assert run("if count == 1: die(11)", arguments=arguments) == 0
+    assert starts() == [list(arguments)] * 2
+
+
+def test_ctrl_c_of_the_whole_group_reaches_the_child_once_each_time() -> None:
+    with supervisor(LISTENER.format(status=75)) as process:
+        assert read_line(process).startswith("ready")
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGINT)
+            assert read_line(process) == "SIGINT"
+        process.terminate()
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (75, "SIGTERM\n", "")
+    assert len(starts()) == 1
+
+
+def test_a_child_that_was_told_to_stop_is_not_started_again_however_it_ends() -> None:
+    with supervisor(LISTENER.format(status=1)) as process:
+        assert read_line(process).startswith("ready")
+        process.terminate()
+        assert process.wait(60) == 1
+    assert len(starts()) == 1
+
+
+def test_a_child_that_others_kill_is_started_again() -> None:
+    with supervisor(LISTENER.format(status=75)) as process:
+        first = int(read_line(process).split()[1])
+        os.kill(first, signal.SIGKILL)
+        second = int(read_line(process).split()[1])
+        assert second != first
+        process.terminate()
+        assert process.wait(60) == 75
+
+
+def test_ctrl_z_pauses_the_child_too_and_fg_wakes_both() -> None:
+    with supervisor(LISTENER.format(status=75)) as process:
+        both = [psutil.Process(process.pid), psutil.Process(int(read_line(process).split()[1]))]
+        process.send_signal(signal.SIGTSTP)
+        while [one.status() for one in both] != [psutil.STATUS_STOPPED] * 2:
+            pass
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        assert process.wait(60) == 75
