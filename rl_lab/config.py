@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,11 @@ import docstring_parser
 import tomlkit
 
 from rl_lab.errors import LabError, did_you_mean
+from rl_lab.untrusted import check_plain, read_bytes
 
 _Config = TypeVar("_Config")
+_MAX_TOML_BYTES = 1 << 16
+_MAX_TOML_LINE = 1_000
 PLAIN_TYPES: tuple[type, ...] = (int, float, bool, str)
 _TYPE_WORDS = {
     int: "an integer",
@@ -26,11 +30,20 @@ _TYPE_WORDS = {
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file; LabError where it is missing or is no TOML."""
+    """The tables of a TOML file; LabError where it is missing, is no TOML or larger than any experiment."""
+    data = read_bytes(path, max_bytes=_MAX_TOML_BYTES, follow_links=True)  # one's own experiments may be links
+    # A key of 32,000 parts with dots in one line would keep tomllib busy for a quarter of a minute.
+    if len(max(data.splitlines(), key=len, default=b"")) > _MAX_TOML_LINE:
+        raise LabError(f"{path} has a line of more than {_MAX_TOML_LINE} bytes; break it")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        # As text is read, which turns the line ends of other systems into plain ones.
+        table = tomllib.loads(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8").read())
+    except RecursionError:
+        raise LabError(f"{path} is nested too deeply for an experiment") from None
+    except ValueError as error:  # of tomllib, of UTF-8, or of an integer with too many digits
         raise LabError(f"{path} is no readable TOML file: {error}") from error
+    check_plain(table, str(path))
+    return table
 
 
 def from_table(config_type: type[_Config], table: Mapping[str, Any], where: str) -> _Config:
@@ -38,7 +51,7 @@ def from_table(config_type: type[_Config], table: Mapping[str, Any], where: str)
     types = field_types(config_type)
     for key in table:
         if key not in types:
-            raise LabError(f"{where}: unknown key {key!r}{did_you_mean(key, types)} (allowed: {', '.join(types)})")
+            raise LabError(f"{where}: unknown key {key[:99]!r}{did_you_mean(key, types)} (allowed: {', '.join(types)})")
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]  # every config is a dataclass
         if field.name not in table and field.default is dataclasses.MISSING:
             raise LabError(f"{where}: the key {field.name!r} is missing; it is {_type_word(types[field.name])}")
@@ -58,7 +71,7 @@ def typed(value: object, expected: type, where: str) -> object:
             raise LabError(f"{where} is an integer too large for a number") from None
     kind = get_origin(expected) or expected
     if kind in _TYPE_WORDS and type(value) is not kind:
-        raise LabError(f"{where} is {value!r}; allowed is {_type_word(expected)}")
+        raise LabError(f"{where} is {repr(value)[:200]}; allowed is {_type_word(expected)}")
     return value
 
 

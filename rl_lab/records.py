@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rl_lab.checks import require_between, require_one_of
 from rl_lab.config import from_table, read_toml, typed
 from rl_lab.errors import LabError
 from rl_lab.system import boot_id, host_name
+from rl_lab.untrusted import parse_json, read_bytes, read_json
 
 State = Literal["running", "finished", "interrupted", "failed"]
 Writer = Literal["alive", "gone", "of an earlier boot", "on another machine"]
@@ -29,6 +29,9 @@ _EVALUATION_KEYS = {
     "mean_score": float,
     "episodes": int,
 }
+
+_MAX_RECORDS_BYTES = 1 << 28
+"""200 million frames of Atari leave about 20 MB."""
 
 _CLOCK_DRIFT_SECONDS = 60
 """A process's start is derived from the system's clock, which may be set while it runs."""
@@ -96,22 +99,13 @@ def find_runs(root: Path) -> list[Path]:
 def read_status(directory: Path) -> Status:
     """The run's status.json; LabError where it is missing or damaged."""
     path = directory / "status.json"
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} is no readable status of a run: {error}") from error
-    if not isinstance(table, dict):
-        raise LabError(f"{path} is no status of a run: {table!r}")
-    return from_table(Status, table, str(path))
+    return from_table(Status, read_json(path), str(path))
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a .jsonl file, without a last line that is still being written; LabError for a damaged one."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line, parse_constant=_refuse) for line in lines if line.endswith("\n")]
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} holds no readable records: {error}") from error
+    *lines, _unfinished = read_bytes(path, max_bytes=_MAX_RECORDS_BYTES).split(b"\n")
+    return [parse_json(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
 
 
 def last_evaluation(directory: Path) -> dict[str, Any] | None:
@@ -137,8 +131,3 @@ def _with_keys(record: Any, keys: Mapping[str, type], path: Path) -> dict[str, A
         raise LabError(f"{path} is no record of a run: {', '.join(missing)} missing")
     checked = {key: typed(table[key], kind, f"{path} is no record of a run: {key}") for key, kind in keys.items()}
     return {**table, **checked}
-
-
-def _refuse(constant: str) -> None:
-    """NaN and infinities, which Python's reader takes for numbers though JSON has none."""
-    raise ValueError(f"{constant} is no number of JSON")

@@ -6,13 +6,16 @@ What is no such file as the lab writes is a LabError. Nothing here runs code fro
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
+import pickletools
+import re
 import stat
+import struct
 import zipfile
-from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,12 @@ _MAX_DEPTH = 50
 _MAX_INTEGER_BITS = 256
 """The states of numpy's generators have 128."""
 _MAX_HEADER_BYTES = 1 << 20
-_MAX_RECORDS = 1_000
-"""In a file of torch's: one for each tensor, and a few."""
+_MAX_MEMBERS = 1_000
+"""Of a zip; torch writes one for each tensor, and a few."""
+_NO_ZIP = (OSError, EOFError, ValueError, LookupError, RuntimeError, struct.error, zipfile.BadZipFile)
+"""What zipfile raises for damaged bytes."""
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_DEVICE = re.compile(r"cpu|(cuda|mps|xpu)(:[0-9]+)?")
 
 _BYTES_PER_ELEMENT = {
     **dict.fromkeys(("BOOL", "U8", "I8"), 1),
@@ -51,12 +58,14 @@ class TensorSpec:
         return f"{self.dtype} [{', '.join('any' if length is None else str(length) for length in self.shape)}]"
 
 
-def read_bytes(path: Path, *, max_bytes: int) -> bytes:
+def read_bytes(path: Path, *, max_bytes: int, follow_links: bool = False) -> bytes:
     """A regular file of at most `max_bytes`; LabError for anything else, of which nothing is read."""
     # Where the platform has them: a link is not followed, and a pipe that nobody writes into does not wait.
-    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    if not follow_links:
+        flags |= getattr(os, "O_NOFOLLOW", 0)
     try:
-        if path.is_symlink():
+        if not follow_links and path.is_symlink():
             raise LabError(f"{path} is a link; allowed is a regular file")
         with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
             status = os.fstat(file.fileno())
@@ -65,8 +74,10 @@ def read_bytes(path: Path, *, max_bytes: int) -> bytes:
             if status.st_size > max_bytes:
                 raise LabError(f"{path} has {status.st_size:,} bytes; allowed are at most {max_bytes:,}")
             data = file.read(max_bytes + 1)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise LabError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise LabError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise LabError(f"{str(path)!r} is no name of a file: {error}") from error
     if len(data) > max_bytes:
         raise LabError(f"{path} grew beyond {max_bytes:,} bytes while it was read")
     return data
@@ -80,7 +91,8 @@ def read_json(path: Path, *, max_bytes: int = 1 << 20) -> dict[str, Any]:
 def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
     """One JSON object, in UTF-8 where it is bytes, of finite numbers; LabError for anything else."""
     try:
-        table = json.loads(text if isinstance(text, str) else text.decode(), parse_constant=_refuse_constant)
+        text = text if isinstance(text, str) else text.decode()
+        table = json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique)
     except RecursionError:
         raise LabError(f"{where} is nested deeper than {_MAX_DEPTH} levels") from None
     except ValueError as error:
@@ -92,7 +104,7 @@ def parse_json(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def check_plain(table: Mapping[str, Any], where: str) -> None:
-    """LabError where tables and lists lie too deep, or a value is a number or a string that cannot be shown."""
+    """LabError where tables and lists lie too deep, or where a number or a string cannot be printed."""
     level: list[Any] = [table]
     for _ in range(_MAX_DEPTH):
         inner: list[Any] = []
@@ -104,9 +116,7 @@ def check_plain(table: Mapping[str, Any], where: str) -> None:
                 inner += value
             elif isinstance(value, int) and value.bit_length() > _MAX_INTEGER_BITS:
                 raise LabError(f"{where} holds an integer of more than {_MAX_INTEGER_BITS} bits")
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise LabError(f"{where} holds {value}; allowed are finite numbers")
-            elif isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            elif isinstance(value, str) and not value.isascii() and _HALF_CHARACTER.search(value):
                 raise LabError(f"{where} holds half a character")
         if not inner:
             return
@@ -150,56 +160,97 @@ def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
-def check_zip(data: bytes, allowed: Collection[str], *, max_bytes: int, where: str) -> None:
-    """LabError unless the bytes are a zip of some of the allowed members that unpack to at most `max_bytes`.
-
-    A member *.pth is torch's, a zip itself, and its records unpack to at most `max_bytes` too.
-    """
-    members = _members(data, max_bytes, where)
+def read_zip(data: bytes, allowed: Collection[str], where: str) -> dict[str, bytes]:
+    """The members of a zip; LabError unless each is one of those allowed, there once, and stored uncompressed."""
+    members = _stored_members(data, where)
     for name in members.keys() - allowed:
         raise LabError(f"{where} holds an unknown member {name[:100]!r} (allowed: {', '.join(allowed)})")
-    for name, content in members.items():
-        if name.endswith(".pth"):
-            _members(content, max_bytes, f"{where}: {name}")
+    return members
 
 
-def _members(data: bytes, max_bytes: int, where: str) -> dict[str, bytes]:
-    """The members of a zip that is whole, not compressed and not larger than allowed; LabError for another."""
+def read_torch_storages(data: bytes, like: bytes, where: str) -> list[bytes]:
+    """The storages of a file that `torch.save` wrote, if it holds the same objects as `like`, a file of our own.
+
+    Their order and sizes are those in `like`; LabError for another file. No pickle is run: torch's restricted unpickler
+    runs no foreign code, but takes 2 GB for a pickle of 40 bytes, and for ever to hash a tuple of tuples of tuples.
+    """
+    theirs, ours = _stored_members(data, where), _stored_members(like, "our own file")
+    # torch before 2.1 did not write it and runs on little-endian machines.
+    if theirs.get("archive/byteorder", b"little") != ours["archive/byteorder"]:
+        raise LabError(f"{where} is from a machine of another byte order")
+    try:
+        _compare_pickles(theirs.get("archive/data.pkl", b""), ours["archive/data.pkl"])
+    except ValueError as error:
+        raise LabError(f"{where} is damaged or holds something else: {error}") from error
+    names = [f"archive/data/{index}" for index in range(sum(name.startswith("archive/data/") for name in ours))]
+    if any(len(theirs.get(name, b"")) != len(ours[name]) for name in names):
+        raise LabError(f"{where} is damaged: a tensor is missing or too short")
+    return [theirs[name] for name in names]
+
+
+def _stored_members(data: bytes, where: str) -> dict[str, bytes]:
+    """All members of a zip without compression, which therefore are no larger than the zip; LabError for another."""
+    # Counted before zipfile makes an object of each.
+    if data.count(b"PK\x01\x02") > _MAX_MEMBERS:
+        raise LabError(f"{where} holds more than {_MAX_MEMBERS} members")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            if len(infos) > _MAX_RECORDS or sum(info.file_size for info in infos) > max_bytes:
-                raise LabError(f"{where} unpacks to more than {max_bytes:,} bytes or {_MAX_RECORDS:,} members")
-            for name, count in Counter(info.filename for info in infos).items():
-                if count > 1:
-                    raise LabError(f"{where} holds the member {name[:100]!r} twice")
-            for info in infos:
-                if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-                    raise LabError(f"{where} holds a compressed or encrypted member {info.filename[:100]!r}")
-            return {info.filename: _content(archive, info) for info in infos}
-    except (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise LabError(f"{where} is no whole zip: {error}") from error
+            members = archive.infolist()
+            if len({member.filename for member in members}) < len(members):
+                raise LabError(f"{where} holds a member twice")
+            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
+                raise LabError(f"{where} is compressed or encrypted; allowed is a zip that only stores")
+            # The declared sizes are anyone's: several members may even share their bytes.
+            if sum(member.file_size for member in members) > len(data):
+                raise LabError(f"{where} is damaged: it declares more bytes than it has")
+            return {member.filename: archive.read(member) for member in members}
+    except _NO_ZIP as error:
+        raise LabError(f"{where} is damaged or no zip: {error}") from error
 
 
-def _content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Reads at most one byte more than the declared size, which nothing vouches for."""
-    with archive.open(info) as member:
-        content = member.read(info.file_size + 1)
-    if len(content) != info.file_size:
-        raise LabError(f"the zip's member {info.filename[:100]!r} is not as long as it says")
-    return content
+def _compare_pickles(theirs: bytes, ours: bytes) -> None:
+    """ValueError where they differ in more than the device and in what the pickler remembered; neither is run."""
+    place = "the start"
+    for their, our in itertools.zip_longest(_instructions(theirs), _instructions(ours)):
+        if their != our:
+            raise ValueError(f"{_shown(their)} in place of {_shown(our)} after {place}")
+        if our[0] == "BINUNICODE" and "." in our[1]:  # a parameter's name
+            place = our[1]
+
+
+def _instructions(pickled: bytes) -> Iterator[tuple[str, Any]]:
+    """What the pickle would do, with each name that it remembers written out, and every device as 'cpu'."""
+    remembered: dict[Any, tuple[str, Any]] = {}
+    last: tuple[str, Any] = ("", None)
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            remembered[argument] = last
+            continue
+        last = (opcode.name, argument)
+        if opcode.name in ("BINGET", "LONG_BINGET"):
+            last = remembered.get(argument, last)
+        elif opcode.name == "BINUNICODE" and _DEVICE.fullmatch(str(argument)):
+            last = (opcode.name, "cpu")
+        yield last
+
+
+def _shown(instruction: tuple[str, Any] | None) -> str:
+    if instruction is None:
+        return "the end"
+    name, argument = instruction
+    return name if argument is None else repr(argument)[:100]
 
 
 def _byte_range(entry: object, spec: TensorSpec, where: str) -> tuple[int, int]:
     """Where the tensor lies, as its dtype and shape have it; LabError unless it is as expected."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(stop)]}:
-            pass
+            are_integers = all(type(number) is int for number in (*shape, start, stop))  # True is an int too
         case _:
             raise LabError(f"{where} is no tensor; it is {spec}")
-    lengths_fit = len(shape) == len(spec.shape) and all(
-        type(length) is int and length >= 0 and allowed in (None, length)
-        for length, allowed in zip(shape, spec.shape, strict=True)
+    lengths_fit = are_integers and len(shape) == len(spec.shape)
+    lengths_fit = lengths_fit and all(
+        length >= 0 and allowed in (None, length) for length, allowed in zip(shape, spec.shape, strict=True)
     )
     if dtype != spec.dtype or not lengths_fit:
         raise LabError(f"{where} is {dtype[:20]} {str(shape)[:100]}; allowed is {spec}")
@@ -208,6 +259,17 @@ def _byte_range(entry: object, spec: TensorSpec, where: str) -> tuple[int, int]:
     return start, stop
 
 
-def _refuse_constant(constant: str) -> None:
-    """NaN and infinities, which Python's reader takes for numbers though JSON has none."""
-    raise ValueError(f"{constant} is no number of JSON")
+def _finite(number: str) -> float:
+    """The number; ValueError for NaN, which Python's reader takes though JSON has none, and for 1e999."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:100]} is no finite number")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; ValueError where a key comes twice, of which another reader may take the other."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key comes twice in one object")
+    return table

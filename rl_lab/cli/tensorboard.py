@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import signal
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from rl_lab.cli.main import Parser
+from rl_lab.errors import LabWarning
 from rl_lab.scores import reference
 from rl_lab.tensorboard import REFERENCES, Server, link_runs, planned_frames, reference_runs
 
@@ -45,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> NoReturn:
+    if not _is_loopback(options.host):
+        warnings.warn(
+            f"--host {options.host} shows the runs to all who reach this machine, without a password; "
+            "localhost keeps them to its own users",
+            LabWarning,
+            stacklevel=1,
+        )
     frames = planned_frames(options.runs)
     # Service managers stop with SIGTERM, and a script's background jobs start with SIGINT ignored: both are Ctrl-C.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -63,3 +73,11 @@ def _serve(options: argparse.Namespace) -> NoReturn:
             while True:
                 server.wait(_NEW_GAMES_SECONDS)
                 link_runs(options.runs, logdir)
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches it; no name but localhost is looked up."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
