@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from rl_lab.errors import LabError
 
@@ -43,3 +44,11 @@ def require_one_of(config: object, allowed: tuple[str, ...], *fields: str) -> No
         value = getattr(config, field)
         if value not in allowed:
             raise LabError(f"{field} is {value!r}; allowed is one of {', '.join(allowed)}")
+
+
+def integer_at(table: Mapping[str, object], key: str, where: str) -> int:
+    """The count under `key`; LabError where it is no integer from 0 to the largest one."""
+    value = table.get(key)
+    if type(value) is not int or not 0 <= value <= LARGEST_INTEGER:
+        raise LabError(f"{where} is damaged: {key} is {value!r}; allowed is an integer, 0 or more")
+    return value

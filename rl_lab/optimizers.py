@@ -1,12 +1,16 @@
-"""The optimizer of the DQN papers, which torch's own RMSprop only comes close to."""
+"""The optimizer of the DQN papers, which torch's own RMSprop only comes close to, and what optimizers remember."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import overload
 
 import torch
 from torch import Tensor
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+RMSPROP_STATE = ("mean", "mean_square")
+"""What the optimizers remember of each parameter, by their own names."""
 
 
 class CentredRMSProp(torch.optim.Optimizer):
@@ -42,3 +46,29 @@ class CentredRMSProp(torch.optim.Optimizer):
                 variance = mean_square.addcmul(mean, mean, value=-1).clamp_(min=0)
                 parameter.addcdiv_(parameter.grad, variance.add_(epsilon).sqrt_(), value=-group["lr"])
         return None
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What the optimizer remembers of its parameters, as <number>.<name>; nothing before the first step."""
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": tensor for number, tensors in state.items() for name, tensor in tensors.items()}
+
+
+def optimizer_state_like(optimizer: torch.optim.Optimizer, names: Iterable[str]) -> dict[str, Tensor]:
+    """Tensors of the types and shapes that it remembers after a step, without memory of their own."""
+    parameters = optimizer.param_groups[0]["params"]
+    like = {}
+    for number, parameter in enumerate(parameters):
+        for name in names:
+            shape = () if name == "step" else parameter.shape
+            like[f"{number}.{name}"] = torch.empty(shape, dtype=torch.float32, device="meta")
+    return like
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Let it go on from an `optimizer_state`, which it moves to its device."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

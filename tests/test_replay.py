@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,6 +18,8 @@ from rl_lab.atari.vector_env import Step
 from rl_lab.errors import LabError
 from rl_lab.replay import STORAGES, Batch, ReplayMemory
 from rl_lab.replay.frames import RawFrames, ZstdFrames
+from rl_lab.saved import SavedFiles
+from rl_lab.untrusted import pack_arrays
 
 DISCOUNT = 0.5  # sums of powers of two are exact: the model and the memory must agree to the bit
 
@@ -170,8 +174,13 @@ def test_complete_transitions_are_those_of_the_model(games: MadeUpGames) -> None
 @given(made_up_games())
 @settings(max_examples=150, deadline=None)
 def test_every_transition_holds_what_the_model_holds(games: MadeUpGames) -> None:
+    check_every_transition(games)
+
+
+def check_every_transition(games: MadeUpGames) -> None:
     keys, batch = everything(games.memory)
     model = games.model()
+    assert keys == sorted(model)
     for row, key in enumerate(keys):
         expected = model[key]
         assert batch.actions[row] == expected.action
@@ -369,3 +378,71 @@ def test_memory_that_the_machine_lacks_is_refused_before_it_is_taken(monkeypatch
     # Taken, 7 * 10**15 bytes would be a MemoryError.
     with pytest.raises(LabError, match=r"needs 7064000\.\d GB, 2\.0 GB free; use .*--agent\.replay-capacity"):
         ReplayMemory(10**12, 1, discount=DISCOUNT)
+
+
+def restored(memory: ReplayMemory, like: ReplayMemory, folder: Path) -> ReplayMemory:
+    """`like`, an empty memory, with all that `memory` holds, by way of the disk."""
+    saved = memory.save()
+    contents = {**saved.files, **{name: segment() for name, segment in saved.segments.items()}}
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    like.load(SavedFiles({name: folder / name for name in contents}), num_actions=256)
+    return like
+
+
+@pytest.mark.parametrize("segment_bytes", [1, 7_056 * 10, 1 << 30], ids=["1 step", "10 steps", "no segment"])
+@given(games=made_up_games(), storage=st.sampled_from(STORAGES), outcomes=st.lists(st.sampled_from([*OUTCOMES])))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_restored_memory_holds_what_the_model_holds_and_goes_on_like_it(
+    segment_bytes: int,
+    games: MadeUpGames,
+    storage: str,
+    outcomes: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("rl_lab.replay.saving._SEGMENT_BYTES", segment_bytes)
+    memory, num_games = games.memory, len(games.histories)
+    capacity = (memory.num_slots - 3 - memory.n_step) * num_games
+    empty = ReplayMemory(capacity, num_games, discount=DISCOUNT, n_step=memory.n_step, storage=storage, chunk_frames=4)
+    games.memory = restored(memory, empty, tmp_path)
+    check_every_transition(games)
+    for outcome in outcomes:
+        games.play([outcome] * num_games)
+    check_every_transition(games)
+
+
+def test_a_saved_replay_costs_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl_lab.replay.saving._SEGMENT_BYTES", 7_056 * 10)
+    memory = ReplayMemory(100, 1, discount=DISCOUNT)
+    games = play(memory, ["goes_on"] * 35)
+    assert list(memory.save().segments) == [f"replay-{k:08d}.safetensors" for k in range(3)]
+    for _ in range(100):
+        games.play(["goes_on"])
+    # Steps 0 to 30 are overwritten: with 3 frames before the oldest transition and 1 step after, 104 are in memory.
+    assert list(memory.save().segments) == [f"replay-{k:08d}.safetensors" for k in range(3, 13)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"actions": np.full(35, 18, np.uint8)}, "actions or rewards that a game of 18 actions has not"),
+        ({"rewards": np.full(35, np.nan, np.float32)}, "actions or rewards"),
+        ({"ends": np.array([34])}, "holds 34 steps, but not what belongs to them"),
+        ({"starts": np.array([-1])}, "holds steps"),
+        ({"segments": np.array([0, 1 << 40])}, "names segments"),
+        ({"piece_bytes": np.array([1])}, "sizes do not add up"),
+        ({"frames": np.zeros(100, np.uint8), "piece_bytes": np.array([100])}, "damaged frames|frames of another size"),
+        ({"next_ages": np.zeros(2, np.uint8)}, "next_ages"),
+    ],
+)
+def test_a_saved_replay_of_a_stranger_is_refused_in_one_line(
+    change: dict[str, NDArray[Any]], message: str, tmp_path: Path
+) -> None:
+    memory = ReplayMemory(100, 1, discount=DISCOUNT)
+    play(memory, ["goes_on"] * 35)
+    ((name, tail),) = memory.save().files.items()
+    (tmp_path / name).write_bytes(pack_arrays({**safetensors.numpy.load(tail), **change}))
+    with pytest.raises(LabError, match=message) as refused:
+        ReplayMemory(100, 1, discount=DISCOUNT).load(SavedFiles({name: tmp_path / name}), num_actions=18)
+    assert "\n" not in str(refused.value)

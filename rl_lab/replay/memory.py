@@ -16,12 +16,24 @@ from numpy.typing import NDArray
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE, Step
 from rl_lab.errors import LabError
 from rl_lab.replay.frames import DEFAULT_CHUNK_FRAMES, build_frames, bytes_per_frame
+from rl_lab.replay.saving import FRAMES, Column, Columns, load_steps, save_steps
+from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.system import require_memory
+from rl_lab.untrusted import TensorSpec
 
 STACK = OBSERVATION_SHAPE[0]
 _BYTES_PER_STEP = 8
 """Beside the frame: action 1, reward 4, flags 2, age 1."""
 _MAX_DRAWS = 1_000
+_COLUMNS = {
+    "actions": Column("U8"),
+    "rewards": Column("F32"),
+    "terminated": Column("BOOL"),
+    "is_transition": Column("BOOL"),
+    "ages": Column("U8"),
+    FRAMES: Column("U8", OBSERVATION_SHAPE[1:]),
+}
+"""What is saved of a slot; all but the frames are arrays of that name below."""
 
 
 class Batch(NamedTuple):
@@ -107,6 +119,25 @@ class ReplayMemory:
                 return self.gather(games[:batch_size], indices[:batch_size])
         raise LabError("the replay memory holds no complete transition yet; use a larger --agent.learning-starts-steps")
 
+    def save(self) -> SavedState:
+        """All that is in memory; see rl_lab.replay.saving."""
+        oldest = np.maximum(self._written - self.num_slots, 0)
+        return save_steps(self._read_slots, _COLUMNS, oldest, self._written, {"next_ages": self._next_ages})
+
+    def load(self, files: SavedFiles, num_actions: int) -> None:
+        """Take the place of the memory that was saved; LabError for files that are damaged or of another one."""
+        num_games = len(self._games)
+        own = {"next_ages": TensorSpec("U8", (num_games,))}
+        self._written, arrays, parts = load_steps(files, _COLUMNS, own, num_games, self.num_slots)
+        self._next_ages = arrays["next_ages"].astype(np.uint8)
+        for part in parts:
+            if (part.columns["actions"] >= num_actions).any() or not np.isfinite(part.columns["rewards"]).all():
+                raise LabError(f"the saved replay has actions or rewards that a game of {num_actions} actions has not")
+            slots = part.indices % self.num_slots
+            for name in _COLUMNS.keys() - {FRAMES}:
+                getattr(self, f"_{name}")[part.game, slots] = part.columns[name]
+            self._frames.write(np.full_like(slots, part.game), slots, part.columns[FRAMES])
+
     def transitions(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """All complete transitions as (games, indices), oldest first in each game; what `sample` draws from."""
         filled = np.minimum(self._written, self.num_slots)
@@ -128,6 +159,11 @@ class ReplayMemory:
             # Where the return ended the next observation has no weight: any valid stack serves.
             next_observations=self._stacks(games, np.where(discounts > 0, indices + steps, indices)),
         )
+
+    def _read_slots(self, game: int, indices: NDArray[np.int64]) -> Columns:
+        slots = indices % self.num_slots
+        columns = {name: getattr(self, f"_{name}")[game, slots] for name in _COLUMNS.keys() - {FRAMES}}
+        return {**columns, FRAMES: self._frames.read(np.full_like(slots, game), slots[:, None])[:, 0]}
 
     def _append(self, games: NDArray[np.int64], observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Write the newest frame of each game's observation into its next slot; the slots [games]."""

@@ -35,6 +35,18 @@ class ObservationRing:
         # Last frame of a next observation that the transition after it does not show, by (position, game); compressed.
         self._kept_apart: dict[tuple[int, int], bytes] = {}
 
+    def begin_at(self, transition: int, observations: NDArray[np.uint8]) -> None:
+        """Let the next transition to be written be this one, counted from the first that was ever written.
+
+        The frames before its own are read off its `observations`, [games, S, height, width].
+        """
+        self._num_written = transition
+        for back in self._back[:-1].tolist():
+            slot = (transition - back) % self._num_slots
+            self._frames.write(self._games, np.full_like(self._games, slot), observations[:, -1 - back])
+        self._ages[:, (transition - 1) % self._num_slots] = len(self._back) - 1
+        self._newest_next[:, :-1] = observations[:, :-1]
+
     def write(self, position: int, observations: NDArray[np.uint8]) -> None:
         """One observation of each game, [games, S, height, width]; LabError unless they are stacks."""
         assert position == self._num_written % self._size, (position, self._num_written)
