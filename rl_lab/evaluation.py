@@ -85,15 +85,19 @@ class EpisodeShares:
     Taking the first episodes to finish over all games would favour short ones.
     """
 
-    def __init__(self, episodes: int, num_games: int, check_stop: Callable[[], None]) -> None:
+    def __init__(self, episodes: int, num_games: int, on_step: Callable[[], None]) -> None:
         self._left = np.full(num_games, episodes // num_games)
         self._left[: episodes % num_games] += 1
-        self._check_stop = check_stop
+        self._on_step = on_step
         self.kept: list[Episode] = []
 
     def on_steps(self, total_steps: int) -> None:
-        """Let the caller stop the evaluation."""
-        self._check_stop()
+        """Let the caller watch the evaluation, and stop it."""
+        self._on_step()
+
+    def asks_for_pause(self) -> bool:
+        """Never: an evaluation is played to its end, or stopped and played again."""
+        return False
 
     def on_episode(self, episode: Episode) -> None:
         """Keep the episode if its game has a share left."""
@@ -114,11 +118,11 @@ def evaluate(
     episodes: int,
     seed: int,
     num_threads: int = 1,
-    check_stop: Callable[[], None] = lambda: None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Play `episodes` full games, epsilon-greedily by an own generator.
 
-    The same seed gives the same evaluation of an agent whose `act` draws no random number. `check_stop` is called
+    The same seed gives the same evaluation of an agent whose `act` draws no random number. `on_step` is called
     before each step and may raise.
     """
     if episodes < 1:
@@ -126,7 +130,7 @@ def evaluate(
     if seed < 0:
         raise LabError(f"the evaluation's seed is {seed}; allowed is 0 or more")
     num_games = min(episodes, DEFAULT_PARALLEL_GAMES)
-    shares = EpisodeShares(episodes, num_games, check_stop)
+    shares = EpisodeShares(episodes, num_games, on_step)
     rng = generator(seed, "evaluation", "exploration")
     env = AtariVectorEnv(
         game,

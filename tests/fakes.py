@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rl_lab.atari import AtariVectorEnv, Step
+from rl_lab.atari import AtariVectorEnv, Step, named_protocol
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE
 
 CELLS = 7
@@ -38,10 +38,14 @@ class CatchEnv:
         self._paddles = np.zeros(num_games, np.int64)
         self._stacks = np.zeros((num_games, *OBSERVATION_SHAPE), np.uint8)
         self._actions = np.zeros(num_games, np.int64)
+        self.pause_requested = False
+        self.protocol = named_protocol("nature2015")
+        self.observations = self.reset()
 
     def reset(self) -> NDArray[np.uint8]:
         """Start all games afresh; [B, 4, 84, 84]."""
-        return self._restart(np.ones(self.num_games, np.bool_))
+        self.observations = self._restart(np.ones(self.num_games, np.bool_))
+        return self.observations
 
     def send(self, actions: NDArray[np.int64]) -> None:
         """Take the actions [B] of the next step."""
@@ -61,8 +65,8 @@ class CatchEnv:
         rewards = np.where(ends, np.where(catches, 1, -1), 0).astype(np.float32)
         self.scores += rewards[ends].tolist()
         next_observations = self._stacks.copy()
-        observations = self._restart(ends) if ends.any() else next_observations
-        return Step(next_observations, rewards, ends, np.zeros_like(ends), ends, observations)
+        self.observations = self._restart(ends) if ends.any() else next_observations
+        return Step(next_observations, rewards, ends, np.zeros_like(ends), ends, self.observations)
 
     def step(self, actions: NDArray[np.int64]) -> Step:
         """`send` and `recv` in one."""

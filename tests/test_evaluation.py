@@ -31,7 +31,7 @@ def test_same_seed_gives_the_same_scores_and_another_seed_others() -> None:
 
 
 def test_each_parallel_game_plays_a_fixed_share_however_long_its_episodes() -> None:
-    shares = EpisodeShares(episodes=5, num_games=3, check_stop=lambda: None)
+    shares = EpisodeShares(episodes=5, num_games=3, on_step=lambda: None)
     for game_index in (0, 0, 0, 0, 1, 2, 0, 1):  # game 0 has short episodes
         assert not shares.complete()
         shares.on_episode(Episode(game_index, score=0.0, length_steps=1, end_step=1, truncated=False))
@@ -86,5 +86,5 @@ def test_check_stop_ends_an_evaluation() -> None:
 
     agent = Fire()
     with pytest.raises(StopError):
-        evaluate(agent, "Pong", QUICK, episodes=1, seed=0, check_stop=stop)
+        evaluate(agent, "Pong", QUICK, episodes=1, seed=0, on_step=stop)
     assert agent.asked == 1

@@ -45,6 +45,9 @@ class Recorder:
             raise StopPlayingError
         self.steps.append(total_steps)
 
+    def asks_for_pause(self) -> bool:
+        return False
+
     def on_episode(self, episode: Episode) -> None:
         self.episodes.append(episode)
 

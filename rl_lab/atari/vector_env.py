@@ -64,6 +64,9 @@ class Observer(TypingProtocol):
     def on_steps(self, total_steps: int) -> None:
         """Called before each step with the agent steps so far."""
 
+    def asks_for_pause(self) -> bool:
+        """Asked after each step: whether the agent shall return before the next one (see `pause_requested`)."""
+
     def on_episode(self, episode: Episode) -> None:
         """Called at each episode's end."""
 
@@ -124,6 +127,11 @@ class AtariVectorEnv:
         self.actions = tuple(action.name for action in self._emulators.ale.get_action_set())
         self.num_actions = len(self.actions)
         self.steps = 0
+        self.observations: NDArray[np.uint8] = np.zeros((num_games, *OBSERVATION_SHAPE), np.uint8)
+        """[B, 4, 84, 84], what to act on next."""
+        self.pause_requested = False
+        """The agent is asked to return from `train` before the next step, if it can go on later as if nothing were."""
+        self._played = bytearray()
         self._waiting_for_recv = False
         self._lives = np.zeros(0, np.int32)  # empty until the first reset
         self._scores = np.zeros(num_games, np.float64)
@@ -139,6 +147,11 @@ class AtariVectorEnv:
         """[B], lives left in each game; 0 in games without lives."""
         return self._lives.copy()
 
+    @property
+    def played_actions(self) -> NDArray[np.uint8]:
+        """[T, B], all actions in training so far: with the seeds, all that the emulators' state depends on."""
+        return np.frombuffer(bytes(self._played), np.uint8).reshape(-1, self.num_games)
+
     def reset(self) -> NDArray[np.uint8]:
         """Start all games afresh; [B, 4, 84, 84]. The first reset seeds the emulators, later ones do not."""
         if self._waiting_for_recv:
@@ -149,7 +162,22 @@ class AtariVectorEnv:
         self._lives = info["lives"].copy()
         self._scores[:] = 0
         self._lengths_steps[:] = 0
-        return np.asarray(observations).copy()
+        self.observations = np.asarray(observations).copy()
+        return self.observations
+
+    def fast_forward(self, actions: NDArray[np.uint8]) -> None:
+        """Reset and play actions [T, B], the `played_actions` of an environment with the same seeds, to where it stood.
+
+        Emulators cannot be saved, but they repeat themselves to the bit: thousands of steps a second are the way back
+        to any moment. The observer was told of it the first time, and is not told again.
+        """
+        observer, self._observer = self._observer, None
+        try:
+            self.reset()
+            for row in actions:
+                self.step(row)
+        finally:
+            self._observer = observer
 
     def send(self, actions: NDArray[np.int64]) -> None:
         """Start one step of every game with actions [B]; the emulators run while the caller does other work."""
@@ -164,6 +192,8 @@ class AtariVectorEnv:
             raise LabError(f"an action of {actions.tolist()} is outside 0 to {self.num_actions - 1} of {self.game}")
         if self._observer is not None:
             self._observer.on_steps(self.steps)
+        if self._training:
+            self._played += actions.astype(np.uint8).tobytes()
         self._emulators.send(actions.astype(np.int64))
         self._waiting_for_recv = True
 
@@ -182,14 +212,15 @@ class AtariVectorEnv:
         self._lives = info["lives"].copy()
         terminated = game_over | life_lost if self._counts_life_loss else game_over.copy()
         episode_ends = game_over | truncated
-        observations = next_observations
+        self.observations = next_observations
         if episode_ends.any():
             self._report(episode_ends, truncated & ~game_over)
-            observations = self._restart(episode_ends)
+            self.observations = self._restart(episode_ends)
         rewards = raw_rewards.astype(np.float32)
         if self._training and self.protocol.reward_clip:
             rewards = rewards.clip(-self.protocol.reward_clip, self.protocol.reward_clip)
-        return Step(next_observations, rewards, terminated, truncated & ~terminated, episode_ends, observations)
+        self.pause_requested = self._observer is not None and self._observer.asks_for_pause()
+        return Step(next_observations, rewards, terminated, truncated & ~terminated, episode_ends, self.observations)
 
     def step(self, actions: NDArray[np.int64]) -> Step:
         """`send` and `recv` in one."""
