@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
+from rl_lab.saved import SavedFiles, SavedState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,19 +74,31 @@ class Agent(ABC):
 
     @abstractmethod
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
-        """Play and learn for exactly `steps` agent steps over all games, from a reset of `env`, which is new."""
+        """Play and learn until `env.steps` is exactly `steps`, over all games, from `env.observations`.
+
+        An agent that can be saved between any two steps returns early when `env.pause_requested`; it is called again,
+        maybe in another process, with the games where they stood. One that cannot ignores it.
+        """
 
     @abstractmethod
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B] for observations [B, 4, 84, 84]; must not change what is learned, however often asked."""
 
     @abstractmethod
-    def save(self, directory: Path) -> None:
-        """Write what acting needs into an existing directory; never a pickle."""
+    def save(self) -> dict[str, bytes]:
+        """What acting needs, as files by name; never a pickle."""
 
     @abstractmethod
-    def load(self, directory: Path) -> None:
-        """Read what `save` wrote; LabError for files that are damaged or foreign."""
+    def load(self, files: SavedFiles) -> None:
+        """Take what `save` gave; LabError for files that are damaged or foreign."""
+
+    def save_state(self) -> SavedState | None:
+        """What going on needs besides `save`: optimizer, replay, counters, generators. None: it cannot be resumed."""
+        return None
+
+    def load_state(self, files: SavedFiles) -> None:
+        """After `prepare` and `load`: take what `save_state` gave, segments included; LabError as in `load`."""
+        raise LabError("this agent keeps no state to go on from; define save_state and load_state")
 
 
 def agent_names() -> tuple[str, ...]:

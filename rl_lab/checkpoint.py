@@ -1,180 +1,240 @@
-"""Saved agents: directories that are either whole or absent, each file with its SHA-256 in a manifest.
+"""Checkpoints: directories that are either whole or absent, each file with its size and SHA-256 in a manifest.
 
-A checkpoint is written under another name, then renamed: what has the right name and a manifest that fits is whole.
+A checkpoint is written under another name, forced to the disk, then renamed: what has the right name and a manifest
+that fits is whole. Of a replay only what is new is written: it lies in segments that are never changed, shared by all
+checkpoints of a run.
 
-    checkpoints/000001000000/         the frames
-      agent/agent.json                which agent, for which game, trained under which protocol
-      agent/...                       what the agent itself saves: weights
-      manifest.json                   written last
+    checkpoints/000001000000/           the emulator frames
+      agent/...                         the saved agent: see rl_lab.saved_agent
+      state/...                         what else the agent needs to go on
+      loop.json  played.safetensors     where in its loop the run stands
+      manifest.json                     written last
+    segments/replay-00000000.safetensors
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import Protocol
-from rl_lab.checks import LARGEST_INTEGER, require_between
-from rl_lab.config import from_table
 from rl_lab.errors import LabError
-from rl_lab.experiment import ExperimentConfig
+from rl_lab.saved import SavedFiles
+from rl_lab.storage import Storage
+from rl_lab.untrusted import read_json
 
-FORMAT = 1
+FORMAT = 2
 _KEPT = 2
+_NAME = re.compile(r"\d{12}(\.replaced)?")
+_MAX_FILES = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """What is known of a saved agent, besides its weights."""
+@dataclass(frozen=True)
+class FileEntry:
+    """What a manifest says of a file."""
 
-    format: int
-    experiment: str
-    game: str
-    seed: int
-    actions: list[str]
-    steps: int
-    frames: int
-    protocol: dict[str, Any]
-    agent: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        require_between(self, 0, LARGEST_INTEGER, "seed")
-        if not self.actions or not all(isinstance(action, str) for action in self.actions):
-            raise LabError(f"actions are {self.actions!r}; allowed are names such as NOOP, one or more")
+    size_bytes: int
+    sha256: str
 
 
-def save_checkpoint(run: Path, agent: Agent, config: ExperimentConfig, *, actions: Sequence[str], steps: int) -> Path:
-    """Write a checkpoint of the run, then delete all but the newest two; the new one's directory."""
-    frames = steps * config.protocol.frame_skip
-    final = run / "checkpoints" / f"{frames:012d}"
-    temporary = final.with_suffix(".partial")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed while it saved
-    (temporary / "agent").mkdir(parents=True)
-    agent.save(temporary / "agent")
-    description = Description(
-        format=FORMAT,
-        experiment=config.name,
-        game=config.game,
-        seed=config.seed,
-        actions=list(actions),
-        steps=steps,
-        frames=frames,
-        protocol=vars(config.protocol),
-        agent=vars(config.agent),
-    )
-    (temporary / "agent" / "agent.json").write_text(json.dumps(vars(description), indent=2), encoding="utf-8")
-    write_manifest(temporary)
-    temporary.rename(final)
-    _sync(final.parent)
-    for old in checkpoints(run)[:-_KEPT]:
-        shutil.rmtree(old)
-    return final
+@dataclass(frozen=True)
+class Manifest:
+    """What belongs to a checkpoint."""
+
+    files: dict[str, FileEntry]
+    """By POSIX path within the checkpoint."""
+    segments: dict[str, FileEntry]
+    """By name in the run's segments/."""
+
+
+class CheckpointWriter:
+    """Saves the checkpoints of one run."""
+
+    def __init__(self, run: Path, storage: Storage, segments: Mapping[str, FileEntry]) -> None:
+        """`segments` are those of the checkpoint that the run goes on from: whole, and not to be written again."""
+        self._run = run
+        self._storage = storage
+        self._segments = dict(segments)
+
+    def save(self, frames: int, files: Mapping[str, bytes], segments: Mapping[str, Callable[[], bytes]]) -> Path:
+        """Write a checkpoint, then delete all but the newest two; the new one's directory."""
+        final = self._run / "checkpoints" / f"{frames:012d}"
+        partial = final.with_suffix(".partial")
+        self._storage.remove_tree(partial)  # left by a run that was killed while it saved
+        self._segments = {
+            name: self._segments.get(name) or self._write_segment(name, segments[name]) for name in segments
+        }
+        if segments:
+            self._storage.sync(self._run / "segments")
+        manifest = {
+            "format": FORMAT,
+            "files": {name: vars(_entry(data)) for name, data in files.items()},
+            "segments": {name: vars(entry) for name, entry in self._segments.items()},
+        }
+        self._write_files(partial, {**files, "manifest.json": json.dumps(manifest, indent=1).encode()})
+        if final.exists():  # a damaged one, or one of the same frames: kept until the new one has its name
+            self._storage.rename(final, final.with_suffix(".replaced"))
+        self._storage.rename(partial, final)
+        self._storage.sync(final.parent)
+        self._storage.sync(self._run)
+        self._prune(frames)
+        return final
+
+    def _write_segment(self, name: str, data: Callable[[], bytes]) -> FileEntry:
+        folder = self._run / "segments"
+        self._storage.make_directory(folder)
+        contents = data()
+        self._storage.write(folder / f"{name}.partial", contents)
+        self._storage.sync(folder / f"{name}.partial")
+        self._storage.rename(folder / f"{name}.partial", folder / name)
+        return _entry(contents)
+
+    def _write_files(self, directory: Path, files: Mapping[str, bytes]) -> None:
+        folders = {directory, *((directory / name).parent for name in files)}
+        for folder in sorted(folders):
+            self._storage.make_directory(folder)
+        for name, data in files.items():
+            self._storage.write(directory / name, data)
+            self._storage.sync(directory / name)
+        for folder in sorted(folders, reverse=True):
+            self._storage.sync(folder)
+
+    def _prune(self, frames: int) -> None:
+        """Delete what the newest two checkpoints do not need; what lies beyond `frames` is of another past."""
+        reached = [path for path in checkpoints(self._run) if _frames(path) <= frames and path.suffix == ""]
+        kept = reached[-_KEPT:]
+        for path in (self._run / "checkpoints").iterdir():
+            if path not in kept:
+                # Under its name until now, it must not be mistaken for a damaged one when it is half deleted.
+                doomed = path if path.suffix == ".partial" else path.with_name(f"{path.name}.partial")
+                if doomed != path:
+                    self._storage.rename(path, doomed)
+                self._storage.remove_tree(doomed)
+        needed = set(self._segments)
+        for path in kept[:-1]:
+            needed |= _segment_names(path)
+        for segment in (self._run / "segments").glob("*"):
+            if segment.name not in needed:
+                self._storage.remove(segment)
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The run's checkpoint directories, oldest first, whole or not."""
-    return sorted(path for path in (run / "checkpoints").glob("[0-9]*") if path.name.isdecimal())
+    found = [path for path in (run / "checkpoints").glob("*") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_frames(path), path.suffix == ""))
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """The run's newest whole checkpoint; LabError where there is none, naming what is wrong with the newest."""
-    problems: list[LabError] = []
+def newest_checkpoint(run: Path, *, resumable: bool = False) -> tuple[Path, list[str]]:
+    """The run's newest whole checkpoint, and what is wrong with newer ones; LabError where there is none.
+
+    `resumable`: whole with its segments, which acting does not need.
+    """
+    problems: list[str] = []
     for directory in reversed(checkpoints(run)):
         try:
-            check_manifest(directory)
+            verify(directory, segments=resumable)
         except LabError as error:
-            problems.append(error)
+            problems.append(str(error))
         else:
-            return directory
+            return directory, problems
     if problems:
         raise LabError(f"{run} has no whole checkpoint: {problems[0]}")
     raise LabError(f"{run} has no checkpoint yet; the first one is written after its first iteration")
 
 
-def check_manifest(directory: Path) -> None:
-    """LabError unless the directory holds exactly the files of its manifest, byte for byte."""
+def verify(directory: Path, *, segments: bool) -> Manifest:
+    """LabError unless the directory holds exactly the files of its manifest, byte for byte; and its segments."""
+    manifest = read_manifest(directory)
+    found = _file_names(directory)
+    for name in sorted(manifest.files.keys() | found):
+        if name not in found or name not in manifest.files:
+            raise LabError(
+                f"{directory / name} is not as its manifest says: {'missing' if name not in found else 'added'}"
+            )
+        _verify_file(directory / name, manifest.files[name])
+    for name, entry in manifest.segments.items() if segments else ():
+        _verify_file(_segments_folder(directory) / name, entry)
+    return manifest
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """LabError where it is missing, damaged, or of another version of the lab."""
     path = directory / "manifest.json"
+    table = read_json(path, max_bytes=1 << 26)
+    if table.get("format") != FORMAT:
+        raise LabError(
+            f"{path} is of checkpoint format {table.get('format')!r}; this version of rl-lab reads format {FORMAT}"
+        )
+    return Manifest(_entries(table, "files", path), _entries(table, "segments", path))
+
+
+def saved_files(directory: Path, folder: str) -> SavedFiles:
+    """The files of a checkpoint below `folder`, by their names there; with the segments for the folder state/."""
+    manifest = read_manifest(directory)
+    own = {name: directory / name for name in manifest.files if name.startswith(f"{folder}/")}
+    paths = {name.removeprefix(f"{folder}/"): path for name, path in own.items()}
+    if folder == "state":
+        paths |= {name: _segments_folder(directory) / name for name in manifest.segments}
+    return SavedFiles(paths)
+
+
+def _entries(table: Mapping[str, Any], key: str, path: Path) -> dict[str, FileEntry]:
+    entries = table.get(key)
+    if not isinstance(entries, dict) or len(entries) > _MAX_FILES:
+        raise LabError(f"{path} is damaged: it has no {key}")
+    return {name: _checked_entry(name, value, key, path) for name, value in entries.items()}
+
+
+def _checked_entry(name: str, value: object, key: str, path: Path) -> FileEntry:
+    # A name leads nowhere else: no empty, absolute or parent parts, and segments lie side by side.
+    parts = name.split("/")
+    names_a_place = all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]*", part) for part in parts)
+    match value:
+        case {"size_bytes": int(size), "sha256": str(digest)} if names_a_place and (key == "files" or len(parts) == 1):
+            return FileEntry(size, digest)
+    raise LabError(f"{path} is damaged: {name[:100]!r} is no entry of {key}")
+
+
+def _verify_file(path: Path, entry: FileEntry) -> None:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        expected = {str(name): str(digest) for name, digest in manifest["sha256"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LabError(f"{path} is no readable manifest ({error}); the checkpoint is not whole") from error
-    found = {name: _digest(directory / name) for name in _file_names(directory)}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise LabError(f"{directory / name} is not as its manifest says: missing, added or changed")
+        size = path.stat(follow_symlinks=False).st_size
+        whole = size == entry.size_bytes and path.is_file() and not path.is_symlink() and _digest(path) == entry.sha256
+    except OSError as error:
+        raise LabError(f"{path} is not as its manifest says: {error.strerror}") from error
+    if not whole:
+        raise LabError(f"{path} is not as its manifest says: changed")
 
 
-def read_description(directory: Path) -> Description:
-    """agent.json of a saved agent; LabError where it is none."""
-    path = directory / "agent.json"
+def _file_names(directory: Path) -> set[str]:
+    """All below the directory but folders and the manifest, as POSIX paths."""
+    found = (path for path in directory.rglob("*") if not path.is_dir() or path.is_symlink())
+    return {path.relative_to(directory).as_posix() for path in found} - {"manifest.json"}
+
+
+def _segment_names(directory: Path) -> set[str]:
+    """None of a damaged checkpoint: nothing can go on from it."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LabError(f"{path} describes no saved agent: {error}") from error
-    if not isinstance(table, dict) or table.get("format") != FORMAT:
-        raise LabError(f"{path} is not of format {FORMAT}; it was saved by another version of rl-lab")
-    return from_table(Description, table, str(path))
+        return set(read_manifest(directory).segments)
+    except LabError:
+        return set()
 
 
-def restore_agent(directory: Path, *, agent_file: str | None = None, device: str) -> tuple[Agent, Description]:
-    """The agent saved in a checkpoint's `agent/`, ready to act.
-
-    A saved agent of the user's own file names code; it is run only if the user names that file too (`agent_file`), so
-    that a folder from a stranger runs nothing.
-    """
-    description = read_description(directory)
-    name = description.agent.get("name")
-    if not isinstance(name, str):
-        raise LabError(f"{directory / 'agent.json'} names no agent")
-    if name.endswith(".py") and agent_file is None:
-        raise LabError(f"{directory} was trained by the agent file {name}; give its path with --agent: it will be run")
-    agent_type = load_agent(agent_file or name)
-    config = from_table(agent_type.Config, description.agent, str(directory / "agent.json"))
-    task = Task(num_actions=len(description.actions), num_games=1, total_steps=0, seed=description.seed, device=device)
-    agent = agent_type(config, task)
-    agent.load(directory)
-    return agent, description
+def _segments_folder(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent / "segments"
 
 
-def described_protocol(description: Description) -> Protocol:
-    """The protocol that the agent was trained under."""
-    return from_table(Protocol, description.protocol, "agent.json: protocol")
+def _frames(path: Path) -> int:
+    return int(path.name.partition(".")[0])
 
 
-def write_manifest(directory: Path) -> None:
-    """Sync every file, then name them all with their digests."""
-    names = _file_names(directory)
-    for name in names:
-        _sync(directory / name)
-    manifest = {"format": FORMAT, "sha256": {name: _digest(directory / name) for name in names}}
-    (directory / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    _sync(directory / "manifest.json")
-    _sync(directory)
-
-
-def _file_names(directory: Path) -> list[str]:
-    """Files below the directory but for the manifest, as POSIX paths."""
-    files = (path for path in directory.rglob("*") if path.is_file())
-    return sorted(path.relative_to(directory).as_posix() for path in files if path != directory / "manifest.json")
+def _entry(data: bytes) -> FileEntry:
+    return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Force a file or a directory's names to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

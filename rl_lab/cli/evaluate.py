@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rl_lab.agent import Agent, Task, load_agent
 from rl_lab.atari import Protocol, game_actions, named_protocol, resolve_game
-from rl_lab.checkpoint import check_manifest, described_protocol, newest_checkpoint, restore_agent
+from rl_lab.checkpoint import newest_checkpoint, verify
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line
 from rl_lab.errors import LabError
 from rl_lab.evaluation import evaluate
+from rl_lab.saved import SavedFiles
+from rl_lab.saved_agent import described_protocol, restore_agent
 from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, score_table
 from rl_lab.system import use_machine
 
@@ -64,8 +64,8 @@ _Loaded = tuple[Agent, str, Protocol, dict[str, object]]
 
 def _load_checkpoint(options: argparse.Namespace, device: str) -> _Loaded:
     """An agent that the lab saved."""
-    directory = _checkpoint(options.saved) / "agent"
-    agent, description = restore_agent(directory, agent_file=options.agent, device=device)
+    checkpoint = _checkpoint(options.saved)
+    agent, description = restore_agent(checkpoint, agent_file=options.agent, device=device)
     trained = described_protocol(description)
     protocol = trained if options.protocol is None else named_protocol(options.protocol)
     game = resolve_game(options.game or description.game)
@@ -91,17 +91,15 @@ def _load_zip(options: argparse.Namespace, device: str) -> _Loaded:
     agent_type = load_agent("sb3_dqn")
     task = Task(len(game_actions(game, protocol)), num_games=1, total_steps=0, seed=0, device=device)
     agent = agent_type(agent_type.Config(name="sb3_dqn"), task)
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copyfile(path, Path(folder) / "model.zip")
-        agent.load(Path(folder))
+    agent.load(SavedFiles({"model.zip": path}))
     return agent, game, protocol, {}
 
 
 def _checkpoint(saved: Path) -> Path:
     """The whole checkpoint that a path names: itself, or the newest of a run."""
     if (saved / "manifest.json").is_file():
-        check_manifest(saved)
+        verify(saved, segments=False)
         return saved
     if not (saved / "checkpoints").is_dir():
         raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-pong/seed-0")
-    return newest_checkpoint(saved)
+    return newest_checkpoint(saved)[0]
