@@ -87,6 +87,14 @@ def test_scale_reports_replay_sizes_games_and_concurrent_runs(capsys: pytest.Cap
     assert {"runs at once: 1, threads each: 1; in all", "runs at once: 2, threads each: 1; in all"} <= set(rows)
 
 
+def test_checkpoint_times_saves_and_loads_of_both_storages(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = bench("checkpoint", capsys)["rows"]
+    for storage in ("raw", "zstd"):
+        assert {f"{storage}: the first save", f"{storage}: a save after 50,000 steps", f"{storage}: a load"} <= set(
+            rows
+        )
+
+
 def test_a_turn_of_training_makes_all_of_its_updates() -> None:
     settings = Settings(steps=256, repetitions=1, transitions=10_000, device="cpu", threads=1)
     training = Training(OURS, settings, num_games=4)

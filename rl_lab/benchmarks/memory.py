@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 import psutil
 
 from rl_lab.benchmarks.measuring import Report, Row, Settings
-from rl_lab.benchmarks.replays import NUM_GAMES, fill, free_bytes, memory_bytes, record
+from rl_lab.benchmarks.replays import NUM_GAMES, fill, memory_bytes, record, those_that_fit
 from rl_lab.replay import ReplayMemory
 
 GAMES = (
@@ -20,9 +20,9 @@ GAMES = (
 
 def run(settings: Settings) -> Report:
     """Megabytes for each game, each in a process of its own."""
-    needed = memory_bytes("zstd", settings.transitions)
-    if needed > free_bytes():
-        return Report([], "nothing", (f"left out: all, which may need {needed / 1e9:.1f} GB of memory",))
+    fitting, notes = those_that_fit({"all": memory_bytes("zstd", settings.transitions)})
+    if not fitting:
+        return Report([], "nothing", notes)
     with ProcessPoolExecutor(
         1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
     ) as one_process_each:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from rl_lab.benchmarks.measuring import Report, Row, Settings, in_turns, ratios, seconds
-from rl_lab.benchmarks.replays import NUM_GAMES, Recording, fill, free_bytes, memory_bytes, record
+from rl_lab.benchmarks.replays import NUM_GAMES, Recording, fill, memory_bytes, record, those_that_fit
 from rl_lab.benchmarks.training import OURS, Training
 from rl_lab.replay import STORAGES, ReplayMemory
 
@@ -19,14 +19,9 @@ _CALLS = 100
 
 def run(settings: Settings) -> Report:
     """Times of a batch of 32, and what compression adds to a step of training."""
-    storages, notes, free = [], [], free_bytes()
-    for storage in STORAGES:
-        needed = memory_bytes(storage, settings.transitions)
-        if needed < free:
-            storages.append(storage)
-            free -= needed
-        else:
-            notes.append(f"left out: {storage} storage, which needs {needed / 1e9:.1f} GB of memory")
+    names = {f"{storage} storage": storage for storage in STORAGES}
+    fitting, notes = those_that_fit({name: memory_bytes(names[name], settings.transitions) for name in names})
+    storages = [names[name] for name in fitting]
     recording = record(_GAME, settings)
     trainings = {storage: _filled(settings, storage, recording) for storage in storages}
     memories = {storage: _memory(training) for storage, training in trainings.items()}

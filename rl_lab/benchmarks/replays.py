@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,17 @@ def memory_bytes(storage: str, transitions: int) -> int:
     return transitions * bytes_per_frame(storage, OBSERVATION_SHAPE[1:]) * 11 // 10
 
 
-def free_bytes() -> int:
-    """Memory of this machine that a recording leaves."""
-    return available_memory_bytes() - _RECORDED_STEPS * math.prod(OBSERVATION_SHAPE)
+def those_that_fit(needed_bytes: Mapping[str, int], *, at_once: bool = True) -> tuple[list[str], list[str]]:
+    """The names of what this machine's memory can hold beside a recording, and a note for each that was left out."""
+    free = available_memory_bytes() - _RECORDED_STEPS * math.prod(OBSERVATION_SHAPE)
+    fitting, notes = [], []
+    for name, needed in needed_bytes.items():
+        if needed < free:
+            fitting.append(name)
+            free -= needed if at_once else 0
+        else:
+            notes.append(f"left out: {name}, which needs {needed / 1e9:.1f} GB of memory")
+    return fitting, notes
 
 
 def record(game: str, settings: Settings) -> Recording:

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.synchronize import Barrier
 
 from rl_lab.benchmarks.measuring import Report, Row, Settings, in_turns, ratios
-from rl_lab.benchmarks.replays import NUM_GAMES, fill, free_bytes, memory_bytes, record
+from rl_lab.benchmarks.replays import NUM_GAMES, fill, memory_bytes, record, those_that_fit
 from rl_lab.benchmarks.training import OURS, Training
 from rl_lab.system import use_machine
 
@@ -19,14 +19,9 @@ _start: Barrier
 
 def run(settings: Settings) -> Report:
     """Rates of training in bf16."""
-    sizes, notes, free = [], [], free_bytes()
-    for size in (size for size in _REPLAY_SIZES if size <= settings.transitions):
-        needed = memory_bytes("raw", size)
-        if needed < free:
-            sizes.append(size)
-            free -= needed
-        else:
-            notes.append(f"left out: a replay of {size:,} transitions, which needs {needed / 1e9:.1f} GB of memory")
+    names = {f"a replay of {size:,} transitions": size for size in _REPLAY_SIZES if size <= settings.transitions}
+    fitting, notes = those_that_fit({name: memory_bytes("raw", size) for name, size in names.items()})
+    sizes = [names[name] for name in fitting]
     rows = [*(_replay_sizes(settings, sizes) if sizes else ()), *_parallel_games(settings), *_concurrent_runs(settings)]
     turn = f"turns of {settings.steps} agent steps, or 32 of each game; {NUM_GAMES} games but where it says otherwise"
     return Report(rows, turn, notes)

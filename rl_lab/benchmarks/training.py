@@ -49,6 +49,7 @@ class Training:
             training=True,
             num_threads=config.emulator_threads,
         )
+        env.reset()
         return self._steps / seconds(lambda: self.agent.train(env, self._steps, _NoLog()))
 
     @property

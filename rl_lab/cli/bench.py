@@ -1,12 +1,13 @@
 """Measure this machine, in one of these suites:
 
-  train   our DQN against stable-baselines3's: agent steps a second at the same work
-  update  one update against the sum of its kernels' best times, and the loop against updates alone
-  act     greedy actions for one state and for many
-  env     the emulators alone
-  replay  sampling from a million transitions, raw and compressed
-  memory  what a million compressed transitions take, game by game
-  scale   the cost of a step by replay size, parallel games and concurrent runs
+  train       our DQN against stable-baselines3's: agent steps a second at the same work
+  update      one update against the sum of its kernels' best times, and the loop against updates alone
+  act         greedy actions for one state and for many
+  env         the emulators alone
+  replay      sampling from a million transitions, raw and compressed
+  memory      what a million compressed transitions take, game by game
+  checkpoint  saving and loading a run with a million transitions
+  scale       the cost of a step by replay size, parallel games and concurrent runs
 
 What is compared takes turns in one run: ratios can be trusted, rates hold for this machine in this hour.
 """
@@ -25,7 +26,7 @@ from rl_lab.errors import LabError
 from rl_lab.provenance import processor_name
 from rl_lab.system import use_machine
 
-SUITES = ("train", "update", "act", "env", "replay", "memory", "scale")
+SUITES = ("train", "update", "act", "env", "replay", "memory", "checkpoint", "scale")
 _STEPS_MULTIPLE = 64
 _LEAST_STEPS = 192
 _LEAST_TRANSITIONS = 10_000
