@@ -7,31 +7,42 @@ Double DQN (van Hasselt et al. 2016) and n-step returns are switches.
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rl_lab import losses
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
-from rl_lab.atari import AtariVectorEnv
-from rl_lab.checks import require_at_least, require_between, require_one_of, require_positive
+from rl_lab.atari import AtariVectorEnv, Protocol
+from rl_lab.checks import integer_at, require_at_least, require_between, require_one_of, require_positive
 from rl_lab.errors import LabError, LabWarning
+from rl_lab.guards import require_finite_weights, warn_of_divergence
 from rl_lab.networks import INITIALIZATIONS, NETWORKS, build_network
-from rl_lab.optimizers import CentredRMSProp
+from rl_lab.optimizers import (
+    ADAM_STATE,
+    RMSPROP_STATE,
+    CentredRMSProp,
+    load_optimizer_state,
+    optimizer_state,
+    optimizer_state_like,
+)
 from rl_lab.replay import DEFAULT_CHUNK_FRAMES, STORAGES, Batch, ReplayMemory
+from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.schedules import linear
-from rl_lab.seeding import generator, integer_seed
+from rl_lab.seeding import generator, generator_state, integer_seed, restore_generator
 from rl_lab.system import has_fast_bf16
+from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
+from rl_lab.untrusted import parse_json
 from rl_lab.weights import PRECISIONS, MasterWeights
+
+_WEIGHTS, _LEARNER, _COUNTERS = "weights.safetensors", "learner.safetensors", "counters.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +177,9 @@ class DQN(Agent):
 
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
         """The DQN loop (Mnih et al. 2015, algorithm 1), in parallel games."""
-        observations = env.reset()
+        observations = env.observations
         with ThreadPoolExecutor(1) as sampler:
-            while env.steps < steps:
+            while env.steps < steps and not env.pause_requested:
                 batches = self._sample_due(sampler)  # while the network acts and learns
                 actions = self._explore(observations)
                 env.send(actions)
@@ -179,28 +190,58 @@ class DQN(Agent):
                 self._steps += env.num_games
                 if log.due():
                     log(self._metrics())
-        self.replay.cut(observations)
+                    self._guard(env.protocol)
+        if env.steps == steps:
+            self.replay.cut(observations)
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B]."""
         # In full precision: what a saved agent plays does not depend on how it was trained.
         return self._greedy(self.network, observations)
 
-    def save(self, directory: Path) -> None:
+    def save(self) -> dict[str, bytes]:
         """weights.safetensors: the online network."""
-        weights = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        save_file(weights, directory / "weights.safetensors")
+        return {_WEIGHTS: pack_tensors(self.network.state_dict())}
 
-    def load(self, directory: Path) -> None:
-        """Read the online network; LabError where the file is not this network's."""
-        path = directory / "weights.safetensors"
-        try:
-            self.network.load_state_dict(load_file(path))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise LabError(
-                f"{path} holds no weights of this network ({reason}); give an agent that rl-lab saved"
-            ) from error
+    def load(self, files: SavedFiles) -> None:
+        """Take the online network; LabError where the file is not this network's."""
+        self.network.load_state_dict(read_tensors(files, _WEIGHTS, self.network.state_dict()))
+
+    def save_state(self) -> SavedState:
+        """What the weights are not: target network, optimizer, replay, counters and generators."""
+        counters = {
+            "steps": self._steps,
+            "updates": self._updates,
+            "target_copies": self._target_copies,
+            "exploration": generator_state(self._exploration_rng),
+            "replay": generator_state(self._replay_rng),
+        }
+        learner = {**self._learner_state(), **prefixed("optimizer", optimizer_state(self._optimizer))}
+        replay = self.replay.save()
+        files = {_LEARNER: pack_tensors(learner), _COUNTERS: json.dumps(counters).encode(), **replay.files}
+        return SavedState(files, replay.segments)
+
+    def load_state(self, files: SavedFiles) -> None:
+        """Go on where another agent of this configuration was saved."""
+        counters = parse_json(files.read(_COUNTERS), _COUNTERS)
+        self._steps, self._updates, self._target_copies = (
+            integer_at(counters, key, _COUNTERS) for key in ("steps", "updates", "target_copies")
+        )
+        if not 0 <= self._due_updates - self._updates <= self._task.num_games or self._target_copies > self._steps:
+            raise LabError(f"{_COUNTERS} is damaged: its counters do not fit each other")
+        restore_generator(self._exploration_rng, counters.get("exploration"))
+        restore_generator(self._replay_rng, counters.get("replay"))
+
+        batch_size = self.config.batch_size if self._updates else 0
+        self._last_q_values = torch.zeros(batch_size, self._task.num_actions)
+        names = (ADAM_STATE if self.config.optimizer == "adam" else RMSPROP_STATE) if self._updates else ()
+        optimizer = optimizer_state_like(self._optimizer, names)
+        tensors = read_tensors(files, _LEARNER, {**self._learner_state(), **prefixed("optimizer", optimizer)})
+        self._last_loss, self._last_q_values = tensors["last_loss"], tensors["last_q_values"]
+        if self.config.target_update_steps:
+            self._target_network.load_state_dict(unprefixed("target", tensors))
+        load_optimizer_state(self._optimizer, unprefixed("optimizer", tensors))
+        self.replay.load(files, self._task.num_actions)
 
     @property
     def epsilon(self) -> float:
@@ -235,11 +276,16 @@ class DQN(Agent):
 
         Until `_learn` has taken the last one, nothing else may touch the replay or its generator.
         """
-        due = (self._steps - self.config.learning_starts_steps) // self.config.update_every_steps
         return [
             sampler.submit(self.replay.sample, self.config.batch_size, self._replay_rng)
-            for _ in range(self._updates, due)
+            for _ in range(self._updates, self._due_updates)
         ]
+
+    @property
+    def _due_updates(self) -> int:
+        """Updates that should have been made by now."""
+        since_start = self._steps - self.config.learning_starts_steps
+        return max(since_start // self.config.update_every_steps, 0)
 
     def _learn(self, batches: Sequence[Future[Batch]]) -> None:
         """One update on each batch; the target network follows when its time has come."""
@@ -297,6 +343,17 @@ class DQN(Agent):
         return CentredRMSProp(
             weights, config.learning_rate, decay=config.rmsprop_decay, epsilon=config.optimizer_epsilon
         )
+
+    def _learner_state(self) -> dict[str, Tensor]:
+        """What learning goes on from besides weights and optimizer."""
+        target = self._target_network.state_dict() if self.config.target_update_steps else {}
+        return {"last_loss": self._last_loss, "last_q_values": self._last_q_values, **prefixed("target", target)}
+
+    def _guard(self, protocol: Protocol) -> None:
+        """Look for divergence after an update."""
+        if self._updates:
+            require_finite_weights(self._weights.values)
+            warn_of_divergence(self._last_q_values, reward_clip=protocol.reward_clip, discount=self.config.discount)
 
     def _metrics(self) -> dict[str, float]:
         """What the last update saw; nothing of learning before the first one."""

@@ -7,48 +7,57 @@ stable_baselines3.
 
 from __future__ import annotations
 
+import io
+import json
 import math
-import pickle
 import sys
-import warnings
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import DQN
 from stable_baselines3.common.buffers import NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 from torch import Tensor, nn
 
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
-from rl_lab.atari import AtariVectorEnv
+from rl_lab.atari import AtariVectorEnv, Protocol
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE
-from rl_lab.checks import require_at_least, require_between, require_one_of, require_positive
+from rl_lab.checks import integer_at, require_at_least, require_between, require_one_of, require_positive
 from rl_lab.errors import LabError
+from rl_lab.guards import require_finite_weights, warn_of_divergence
+from rl_lab.optimizers import ADAM_STATE, load_optimizer_state, optimizer_state, optimizer_state_like
 from rl_lab.replay import STORAGES
 from rl_lab.replay.frames import bytes_per_frame
 from rl_lab.replay.observations import ObservationRing
-from rl_lab.seeding import integer_seed
+from rl_lab.replay.saving import FRAMES, Column, Columns, load_steps, save_steps
+from rl_lab.saved import SavedFiles, SavedState
+from rl_lab.seeding import generator_state, integer_seed, restore_generator
 from rl_lab.system import require_memory
+from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
+from rl_lab.untrusted import parse_json, read_torch_storages, read_zip
 
 _BYTES_PER_OBSERVATION = math.prod(OBSERVATION_SHAPE)
 _BYTES_BESIDE_OBSERVATIONS = 20
 """Of a transition: action 8, reward 4, end 4, time limit 4."""
 
-_BAD_ZIP = (
-    *(OSError, EOFError, RuntimeError, ValueError, zlib.error, pickle.UnpicklingError),
-    # torch's restricted unpickler raises whatever the bytes of a damaged file provoke.
-    *(TypeError, AttributeError, LookupError, AssertionError),
+_MODEL, _STATE, _LEARNER = "model.zip", "state.json", "learner.safetensors"
+_COUNTERS = ("num_timesteps", "_n_updates", "_n_calls", "_episode_num")
+"""SB3's own, by its names."""
+_BESIDE_OBSERVATIONS = ("actions", "rewards", "dones", "timeouts")
+"""Arrays of SB3's replay, by its names."""
+_MAX_MODEL_BYTES = 256 << 20
+_MODEL_MEMBERS = (
+    *("data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth"),
+    *("_stable_baselines3_version", "system_info.txt"),
 )
-"""What reading a file that is no whole model of SB3's raises."""
+"""What SB3 2.9 writes into a model.zip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +145,15 @@ class SB3DQN(Agent):
         _require_whole_rounds(steps, "the steps of an iteration are", self.config, self._task)
         self._games.attach(env, steps)
         self.model.set_env(self._games)  # makes SB3 forget its last observation and reset
+
+        def report() -> None:
+            if log.due():
+                log(self._metrics())
+                self._guard(env.protocol)
+
         self.model.learn(
             steps,
-            callback=_PinAndReport(self._task.total_steps, log, self._metrics),
+            callback=_PinAndReport(self._task.total_steps, report),
             # SB3 clears the values that _metrics reads whenever it writes its own log.
             log_interval=sys.maxsize,
             reset_num_timesteps=False,
@@ -149,31 +164,114 @@ class SB3DQN(Agent):
         actions, _ = self.model.predict(observations, deterministic=True)
         return actions.astype(np.int64, copy=False)
 
-    def save(self, directory: Path) -> None:
+    def save(self) -> dict[str, bytes]:
         """model.zip, as SB3 saves it: with pickles inside, which SB3's `DQN.load` runs and ours does not read."""
-        self.model.save(directory / "model.zip")
+        file = io.BytesIO()
+        self.model.save(file)
+        return {_MODEL: file.getvalue()}
 
-    def load(self, directory: Path) -> None:
-        """Read the networks of model.zip; runs no code from it."""
-        path = directory / "model.zip"
+    def load(self, files: SavedFiles) -> None:
+        """Read the networks of model.zip; neither SB3 nor torch's unpickler sees it."""
+        policy = self.model.policy
+        policy.load_state_dict(
+            _read_weights(files.read(_MODEL, max_bytes=_MAX_MODEL_BYTES), policy.state_dict(), _MODEL)
+        )
+
+    def save_state(self) -> SavedState:
+        """What model.zip lacks, or has as pickles: optimizer, replay, counters, what was logged, and generators.
+
+        SB3 draws from numpy's global generator and from that of its action space; nothing else may draw from them.
+        """
+        model = self.model
+        name, words, *place = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state(legacy=True))
+        assert name == "MT19937", name
+        counters = {
+            **{counter: getattr(model, counter) for counter in _COUNTERS},
+            "exploration_rate": float(model.exploration_rate),
+            "logged": {tag: float(value) for tag, value in model.logger.name_to_value.items()},
+            "numpy": [*words.tolist(), *place],
+            "action_space": generator_state(model.action_space.np_random),
+        }
+        learner = prefixed("optimizer", optimizer_state(model.policy.optimizer))
+        if self._batch_q_values is not None:
+            learner["batch_q_values"] = self._batch_q_values
+        replay = self._save_replay()
+        files = {_STATE: json.dumps(counters).encode(), _LEARNER: pack_tensors(learner), **replay.files}
+        return SavedState(files, replay.segments)
+
+    def load_state(self, files: SavedFiles) -> None:
+        """Go on where another agent of this configuration was saved."""
+        model, table = self.model, parse_json(files.read(_STATE), _STATE)
+        for counter in _COUNTERS:
+            setattr(model, counter, integer_at(table, counter, _STATE))
         try:
-            # load_data=False leaves the member with the pickles unread; tensors are read with torch's weights_only.
-            with warnings.catch_warnings(action="ignore"):  # torch has warnings for foreign files; the error says it
-                _, parameters, _ = load_from_zip_file(path, load_data=False, device=self._task.device)
-            weights = cast("dict[str, Tensor]", parameters["policy"])  # SB3 declares it as a single tensor
-        except _BAD_ZIP as error:
+            model.exploration_rate = float(table["exploration_rate"])
+            model.logger.name_to_value.update({tag: float(value) for tag, value in table["logged"].items()})
+            *words, position, has_gauss, gauss = table["numpy"]
+            np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, gauss))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise LabError(f"{_STATE} is damaged: {type(error).__name__}: {error}") from error
+        restore_generator(model.action_space.np_random, table.get("action_space"))
+
+        optimizer = optimizer_state_like(model.policy.optimizer, ADAM_STATE if model._n_updates else ())
+        shape = (self.config.batch_size, self._task.num_actions)
+        like = {"batch_q_values": torch.empty(shape, device="meta")} if model._n_updates else {}
+        tensors = read_tensors(files, _LEARNER, {**like, **prefixed("optimizer", optimizer)})
+        self._batch_q_values = tensors.get("batch_q_values")
+        load_optimizer_state(model.policy.optimizer, unprefixed("optimizer", tensors))
+        self._load_replay(files)
+
+    def _save_replay(self) -> SavedState:
+        replay, size = self._replay, self._replay.buffer_size
+
+        def read(_: int, rows: NDArray[np.int64]) -> Columns:
+            slots, games = np.repeat(rows % size, replay.n_envs), np.tile(np.arange(replay.n_envs), len(rows))
+            stacks = [observations[slots, games] for observations in (replay.observations, replay.next_observations)]
+            frames = np.stack(stacks, axis=1).reshape(len(rows), *self._columns[FRAMES].shape)
+            return {**{name: getattr(replay, name)[rows % size] for name in _BESIDE_OBSERVATIONS}, FRAMES: frames}
+
+        written = np.array([self._written_rows])
+        return save_steps(read, self._columns, np.maximum(written - size, 0), written, {})
+
+    def _load_replay(self, files: SavedFiles) -> None:
+        replay, size = self._replay, self._replay.buffer_size
+        written, _, parts = load_steps(files, self._columns, {}, 1, size)
+        if written.tolist() != [self._written_rows]:
             raise LabError(
-                f"{path} is missing, damaged or no model that stable-baselines3 saved ({type(error).__name__}); "
-                "give an agent that rl-lab saved"
-            ) from error
-        try:
-            self.model.policy.load_state_dict(weights)
-        except (RuntimeError, TypeError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise LabError(
-                f"{path} holds weights of another network ({reason}); "
-                f"allowed is stable-baselines3's CnnPolicy with {self._task.num_actions} actions"
-            ) from error
+                f"the saved replay has {written[0]:,} rows; with {self.model.num_timesteps:,} steps it has not"
+            )
+        oldest = max(self._written_rows - size, 0)
+        for part in parts:
+            for index, row in enumerate(part.indices.tolist()):
+                if row < oldest:
+                    continue  # a segment keeps what was overwritten since
+                slot = row % size
+                observations, next_observations = part.columns[FRAMES][index].swapaxes(0, 1)
+                if row == oldest > 0 and isinstance(replay, _LeanReplay):
+                    replay.begin_at(row, observations)
+                replay.observations[slot] = observations
+                replay.next_observations[slot] = next_observations
+                for name in _BESIDE_OBSERVATIONS:
+                    getattr(replay, name)[slot] = part.columns[name][index]
+        replay.pos, replay.full = self._written_rows % size, self._written_rows >= size
+
+    @property
+    def _columns(self) -> dict[str, Column]:
+        """What is saved of a row of the replay: a transition of each game."""
+        games = self._task.num_games
+        columns = {name: Column("F32", (games,)) for name in ("rewards", "dones", "timeouts")}
+        frames = Column("U8", (games, 2, *OBSERVATION_SHAPE))
+        return {**columns, "actions": Column("I64", (games, 1)), FRAMES: frames}
+
+    @property
+    def _replay(self) -> ReplayBuffer:
+        assert self.model.replay_buffer is not None
+        return self.model.replay_buffer
+
+    @property
+    def _written_rows(self) -> int:
+        """Rows that the replay has ever taken: steps of all games."""
+        return self.model.num_timesteps // self._task.num_games
 
     def _build_model(self, replay_capacity: int) -> DQN:
         """SB3's DQN; seeds the global generators of random, numpy and torch, from which SB3 draws all its numbers."""
@@ -216,6 +314,12 @@ class SB3DQN(Agent):
         if q_net.training:
             self._batch_q_values = q_values.detach()
 
+    def _guard(self, protocol: Protocol) -> None:
+        """Look for divergence after an update."""
+        if self._batch_q_values is not None:
+            require_finite_weights(torch.cat([weight.flatten() for weight in self.model.q_net.parameters()]))
+            warn_of_divergence(self._batch_q_values, reward_clip=protocol.reward_clip, discount=self.config.discount)
+
     def _metrics(self) -> dict[str, float]:
         """What SB3 recorded in the last round of updates; nothing of learning before the first one."""
         recorded = self.model.logger.name_to_value
@@ -229,6 +333,24 @@ class SB3DQN(Agent):
             metrics["train/q_mean"] = self._batch_q_values.max(dim=1).values.mean().item()
             metrics["train/learning_rate"] = float(recorded["train/learning_rate"])
         return metrics
+
+
+def _read_weights(model_zip: bytes, own: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The policy's weights in a file of SB3's, named and shaped as `own`; LabError where it holds no such policy."""
+    like = io.BytesIO()
+    torch.save(own, like)
+    members = read_zip(model_zip, _MODEL_MEMBERS, where)
+    try:
+        storages = read_torch_storages(members.get("policy.pth", b""), like.getvalue(), f"{where}: policy.pth")
+    except LabError as error:
+        *_, last_biases = own.values()
+        raise LabError(
+            f"{error}; allowed is the network of stable-baselines3's CnnPolicy with {len(last_biases)} actions"
+        ) from error
+    return {
+        name: torch.frombuffer(bytearray(storage), dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
+        for (name, tensor), storage in zip(own.items(), storages, strict=True)
+    }
 
 
 class _LeanReplay(ReplayBuffer):
@@ -257,6 +379,7 @@ class _LeanReplay(ReplayBuffer):
         # SB3 declares arrays; it writes whole rows into them and reads them by slots and games, nothing else.
         self.observations = cast("NDArray[np.uint8]", _Rows(ring.write, ring.read))
         self.next_observations = cast("NDArray[np.uint8]", _Rows(ring.write_next, ring.read_next))
+        self.begin_at = ring.begin_at
 
 
 class _LeanNStepReplay(_LeanReplay, NStepReplayBuffer):
@@ -286,19 +409,17 @@ class _Rows:
 class _PinAndReport(BaseCallback):
     """What SB3 calls while it learns."""
 
-    def __init__(self, total_steps: int, log: MetricLog, metrics: Callable[[], dict[str, float]]) -> None:
+    def __init__(self, total_steps: int, report: Callable[[], None]) -> None:
         super().__init__()
         self._total_steps = total_steps
-        self._log = log
-        self._metrics = metrics
+        self._report = report
 
     def _on_training_start(self) -> None:
         # SB3 anneals epsilon over the steps of the current `learn`: its horizon is pinned to the whole experiment.
         self.model._total_timesteps = self._total_steps
 
     def _on_step(self) -> bool:
-        if self._log.due():
-            self._log(self._metrics())
+        self._report()
         return True
 
 
@@ -317,7 +438,7 @@ class _BenchGames(VecEnv):
         self._last_step = steps
 
     def reset(self) -> NDArray[np.uint8]:
-        return self._attached.reset()
+        return self._attached.observations  # the bench has reset them
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         self._attached.send(actions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class LabError(Exception):
@@ -11,6 +12,14 @@ class LabError(Exception):
 
     The message says what was given, what is allowed and what to do.
     """
+
+    exit_status: ClassVar[int] = 2
+
+
+class ResumableError(LabError):
+    """A run was stopped by something outside it, and can go on: exit status 75 (EX_TEMPFAIL of sysexits.h)."""
+
+    exit_status: ClassVar[int] = 75
 
 
 class LabWarning(UserWarning):

@@ -2,71 +2,92 @@
 
 runs/<Game>/<experiment>/seed-<n>/
   config.toml          the resolved experiment: `rl-lab train config.toml` repeats the run
-  provenance.json      where the numbers come from: versions, processor, threads, ROM, protocol
+  provenance.json      where the numbers come from: versions, processor, threads, ROM, protocol; and of each resume
   status.json          running | finished | interrupted | failed, replaced atomically
-  episodes.jsonl  metrics.jsonl  evaluations.jsonl    append-only: the truth
+  episodes.jsonl  metrics.jsonl  evaluations.jsonl    append-only, cut back to the checkpoint by a resume: the truth
   events.out.tfevents.*                               the same numbers for the eye
-  checkpoints/<frames>/
+  checkpoints/<frames>/  segments/
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
-
-import psutil
+from typing import Self
 
 from rl_lab.atari import Episode
-from rl_lab.errors import LabError
+from rl_lab.errors import LabError, LabWarning
 from rl_lab.evaluation import Evaluation
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.provenance import provenance
-from rl_lab.records import State, Status, read_status
+from rl_lab.records import State, Status, read_records
 from rl_lab.scores import DEFAULT_TABLE
+from rl_lab.storage import Storage
 from rl_lab.tensorboard import EVALUATION_TAG, NORMALIZED_TAG, EventWriter
+from rl_lab.untrusted import read_json
+
+RECORDS = ("episodes.jsonl", "metrics.jsonl", "evaluations.jsonl")
 
 
 class Run:
     """The open records of a run that is being made."""
 
-    def __init__(self, directory: Path, config: ExperimentConfig) -> None:
-        """Use `create`, which claims the directory."""
+    def __init__(self, directory: Path, config: ExperimentConfig, *, steps: int, resumed: bool) -> None:
+        """Use `create` or `resume`, which see to the directory."""
         self.directory = directory
         self.config = config
-        self._steps = 0
-        self.set_status("running")  # first of all: another process must see that the directory is taken
-        self._episodes = (directory / "episodes.jsonl").open("a", encoding="utf-8")
-        self._metrics = (directory / "metrics.jsonl").open("a", encoding="utf-8")
-        self._evaluations = (directory / "evaluations.jsonl").open("a", encoding="utf-8")
-        self._events = EventWriter(directory, game=config.game, config_toml=config.to_toml(), hparams=_hparams(config))
+        self._steps = steps
+        self.set_status("running")  # first of all: what has a status is a run, however it ends
+        self._files = {name: (directory / name).open("ab", buffering=0) for name in RECORDS}
+        self._events = EventWriter(
+            directory,
+            game=config.game,
+            config_toml=config.to_toml(),
+            hparams=_hparams(config),
+            resumed_at_frames=steps * config.protocol.frame_skip if resumed else None,
+        )
 
     @classmethod
-    def create(cls, runs: Path, config: ExperimentConfig, *, overwrite: bool, device: str, threads: int) -> Run:
-        """Claim the run's directory; LabError where it exists (unless `overwrite`) or a live process writes to it."""
-        directory = run_directory(runs, config)
-        if directory.exists():
-            _make_way(directory, overwrite)
+    def create(cls, directory: Path, config: ExperimentConfig, *, device: str, threads: int) -> Run:
+        """Make the run's directory; LabError where that cannot be."""
         try:
-            directory.mkdir(parents=True)
+            directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise LabError(
                 f"cannot make the run directory {directory}: {error.strerror}; use another --runs"
             ) from error
-        run = cls(directory, config)
-        _write(directory / "config.toml", config.to_toml())
-        _write(directory / "provenance.json", _json(provenance(config, device=device, threads=threads), indent=2))
+        run = cls(directory, config, steps=0, resumed=False)
+        _replace(directory / "config.toml", config.to_toml())
+        _replace(directory / "provenance.json", _json(provenance(config, device=device, threads=threads), indent=2))
         return run
+
+    @classmethod
+    def resume(
+        cls,
+        directory: Path,
+        config: ExperimentConfig,
+        *,
+        steps: int,
+        record_bytes: Mapping[str, int],
+        device: str,
+        threads: int,
+    ) -> Run:
+        """Go on at a checkpoint, where the records had the given lengths: what came after is cut off."""
+        for name in RECORDS:
+            _cut_back(directory / name, record_bytes[name])
+        _replace(directory / "config.toml", config.to_toml())
+        _note_resume(directory / "provenance.json", provenance(config, device=device, threads=threads), steps)
+        return cls(directory, config, steps=steps, resumed=True)
 
     def log_episode(self, episode: Episode, *, base_steps: int) -> None:
         """Append a finished episode; its counts are within an iteration that began at `base_steps`."""
         skip = self.config.protocol.frame_skip
         self._append(
-            self._episodes,
+            "episodes.jsonl",
             {
                 "frames": (base_steps + episode.end_step) * skip,
                 "steps": base_steps + episode.end_step,
@@ -80,7 +101,7 @@ class Run:
     def log_metrics(self, metrics: Mapping[str, float], *, steps: int) -> None:
         """Append a point of the training curves, by TensorBoard tags."""
         frames = self._advance(steps)
-        self._append(self._metrics, {"frames": frames, "steps": steps, **metrics})
+        self._append("metrics.jsonl", {"frames": frames, "steps": steps, **metrics})
         self._events.scalars(metrics, frames)
 
     def log_evaluation(self, evaluation: Evaluation, *, steps: int, iteration: int) -> None:
@@ -88,31 +109,34 @@ class Run:
         frames = self._advance(steps)
         human_normalized = evaluation.human_normalized_score()
         self._append(
-            self._evaluations,
+            "evaluations.jsonl",
             {"frames": frames, "steps": steps, "iteration": iteration, **evaluation.as_record(DEFAULT_TABLE)},
         )
-        metrics = {EVALUATION_TAG: evaluation.mean_score}
+        scalars = {EVALUATION_TAG: evaluation.mean_score}
         if human_normalized is not None:
-            metrics[NORMALIZED_TAG] = human_normalized
-        self._events.scalars(metrics, frames)
+            scalars[NORMALIZED_TAG] = human_normalized
+        self._events.scalars(scalars, frames)
+
+    def sync_records(self, storage: Storage) -> dict[str, int]:
+        """Force the records to the disk, for a checkpoint to name their lengths [bytes]."""
+        for name in RECORDS:
+            storage.sync(self.directory / name)
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def recent_episodes(self, count: int) -> list[tuple[float, int]]:
+        """Score and length in frames of the last training episodes."""
+        records = read_records(self.directory / "episodes.jsonl")[-count:]
+        return [(record["score"], record["length_frames"]) for record in records]
 
     def set_status(self, state: State, reason: str = "") -> None:
         """Replace status.json in one step."""
-        status = Status(
-            state=state,
-            reason=reason,
-            steps=self._steps,
-            frames=self._steps * self.config.protocol.frame_skip,
-            pid=os.getpid(),
-            process_start=psutil.Process().create_time(),
-        )
-        temporary = self.directory / "status.json.new"
-        _write(temporary, _json(vars(status), indent=2))
-        temporary.replace(self.directory / "status.json")
+        frames = self._steps * self.config.protocol.frame_skip
+        status = Status.of_this_process(state, reason, steps=self._steps, frames=frames)
+        _replace(self.directory / "status.json", _json(vars(status), indent=2))
 
     def close(self) -> None:
-        """Flush and close the records."""
-        for file in (self._episodes, self._metrics, self._evaluations):
+        """Close the records; all of them are written."""
+        for file in self._files.values():
             file.close()
         self._events.close()
 
@@ -130,10 +154,10 @@ class Run:
         self.set_status("running")
         return steps * self.config.protocol.frame_skip
 
-    @staticmethod
-    def _append(file: TextIO, record: Mapping[str, object]) -> None:
-        file.write(_json(record) + "\n")
-        file.flush()
+    def _append(self, name: str, record: Mapping[str, object]) -> None:
+        line = f"{_json(record)}\n".encode()
+        while line:  # a disk that fills up takes a part of it, and refuses the rest
+            line = line[self._files[name].write(line) :]
 
 
 def run_directory(runs: Path, config: ExperimentConfig) -> Path:
@@ -141,20 +165,25 @@ def run_directory(runs: Path, config: ExperimentConfig) -> Path:
     return runs / config.game / config.name / f"seed-{config.seed}"
 
 
-def _make_way(directory: Path, overwrite: bool) -> None:
-    """Delete an old run if the user asked for it; LabError otherwise, or while a live process writes to it."""
-    status_file = directory / "status.json"
-    if directory.is_symlink() or not status_file.is_file():
+def make_way(directory: Path, *, overwrite: bool) -> None:
+    """Delete an old run, whose lock is held, if the user asked for it; LabError otherwise."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if directory.is_symlink() or not (directory / "status.json").is_file():
         raise LabError(f"{directory} is in the way and is no run; move it, or use another --seed, --name or --runs")
-    try:
-        status = read_status(directory)
-    except LabError:
-        status = None  # damaged: no live process keeps it so
-    if status is not None and status.is_live:
-        raise LabError(f"process {status.pid} is writing to {directory}; stop it, or use another --seed or --name")
     if not overwrite:
-        raise LabError(f"{directory} exists; use --overwrite to delete it, or another --seed, --name or --runs")
+        raise LabError(
+            f"{directory} exists; use --resume to go on with it, --overwrite to delete it, or another --seed, --name "
+            "or --runs"
+        )
     shutil.rmtree(directory)
+
+
+def require_own_files(directory: Path) -> None:
+    """LabError where something in a run leads out of it: what a resume writes must stay there."""
+    for path in directory.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise LabError(f"{path} is a link or no regular file; a run that goes on holds its own files only")
 
 
 def _hparams(config: ExperimentConfig) -> dict[str, str | int | float | bool]:
@@ -168,8 +197,37 @@ def _hparams(config: ExperimentConfig) -> dict[str, str | int | float | bool]:
     }
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def _cut_back(path: Path, size_bytes: int) -> None:
+    """LabError where records are missing that the checkpoint has seen."""
+    with path.open("ab") as file:
+        if file.tell() < size_bytes:
+            raise LabError(
+                f"{path} has {file.tell():,} bytes, and had {size_bytes:,} at the checkpoint: records were lost; "
+                "put the file back, or start again with --overwrite"
+            )
+        file.truncate(size_bytes)
+
+
+def _note_resume(path: Path, present: Mapping[str, object], steps: int) -> None:
+    """Add where the run goes on; LabWarning where that is not as it began."""
+    past = read_json(path)
+    changed = [key for key in present if key != "command" and past.get(key) != present[key]]
+    if changed:
+        warnings.warn(
+            f"{', '.join(changed)} changed since the run began: it goes on, but not to the same bytes (see {path})",
+            LabWarning,
+            stacklevel=4,
+        )
+    resumes = past.get("resumes")
+    past["resumes"] = [*(resumes if isinstance(resumes, list) else ()), {"at_steps": steps, **present}]
+    _replace(path, _json(past, indent=2))
+
+
+def _replace(path: Path, text: str) -> None:
+    """A new file in the old one's place, in one step."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 def _json(record: Mapping[str, object], indent: int | None = None) -> str:

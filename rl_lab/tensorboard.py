@@ -37,7 +37,6 @@ _CHART_TITLES = {
 }
 REFERENCES = "reference"
 """The folder of the published agents beside the runs."""
-_FLUSH_SECONDS = 10
 _START_SECONDS = 120  # a cold start reads all of TensorBoard from disk; a warm one takes two seconds
 
 
@@ -59,42 +58,72 @@ class EventWriter:
         resumed_at_frames: int | None = None,
     ) -> None:
         """A run that resumes hides what its earlier event files say beyond the checkpoint's `resumed_at_frames`."""
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import summary
 
         self._game = game
         # purge_step hides its own step too, where the evaluation stands that the checkpoint holds: hence the + 1. The
         # first one in a folder hides nothing (TensorBoard takes it for the start), so a new run writes one as well.
-        purge_step = 0 if resumed_at_frames is None else resumed_at_frames + 1
-        self._writer = SummaryWriter(str(directory), purge_step=purge_step, flush_secs=_FLUSH_SECONDS)
-        self._writer.add_text("config", f"```toml\n{config_toml.strip()}\n```")
-        self._writer.add_custom_scalars(_layout(game))
-        self._write_hparams(hparams)
-        self._writer.flush()
+        self._file = _EventFile(directory, purge_step=0 if resumed_at_frames is None else resumed_at_frames + 1)
+        self._file.add(summary.text("config", f"```toml\n{config_toml.strip()}\n```"))  # type: ignore[no-untyped-call]
+        self._file.add(summary.custom_scalars(_layout(game)))  # type: ignore[no-untyped-call]  # torch left all untyped
+        self._file.add(_hparams_session(hparams))
 
     def scalars(self, metrics: Mapping[str, float], frames: int) -> None:
-        """Points of the curves, one a tag; an evaluation is on disk when this returns."""
+        """Points of the curves, one a tag; OSError where they cannot be written."""
+        from torch.utils.tensorboard import summary
+
         for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value, frames)
-            if tag in _CHART_TITLES:
-                self._writer.add_scalar(game_tag(self._game, tag), value, frames)
-        if EVALUATION_TAG in metrics:
-            self._writer.flush()
+            for name in (tag, game_tag(self._game, tag)) if tag in _CHART_TITLES else (tag,):
+                point = summary.scalar(name, value)  # type: ignore[no-untyped-call]
+                self._file.add(point, frames)
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
-    def _write_hparams(self, hparams: Mapping[str, str | int | float | bool]) -> None:
-        """Only the session's start, of the three summaries that `add_hparams` puts into a sub-run.
 
-        The experiment's summary fixes the columns of the table, and TensorBoard takes the first that it meets: those of
-        another agent would be missing. Without one it unites the columns of all runs. The session's end claims success.
-        """
-        from torch.utils.tensorboard.summary import hparams as hparams_summaries
+class _EventFile:
+    """An event file, written without delay.
 
-        # torch would write a bool as the number 1.0.
-        values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in hparams.items()}
-        _, session_start, _ = hparams_summaries(values, {})  # type: ignore[no-untyped-call]  # torch left it untyped
-        self._writer.file_writer.add_summary(session_start)  # type: ignore[attr-defined]  # torch declares a None
+    torch's SummaryWriter hands records to a thread, where a full disk ends in a traceback; and it puts the machine's
+    name into the file's.
+    """
+
+    def __init__(self, directory: Path, *, purge_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        # TensorBoard reads the files of a folder by name: numbered, and not by a clock, they come in order of writing.
+        number = sum(1 for _ in directory.glob("events.out.tfevents.*"))
+        self._file = (directory / f"events.out.tfevents.{number:06d}").open("xb", buffering=0)
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2", step=purge_step)
+        self._write(session_log=SessionLog(status=SessionLog.START), step=purge_step)
+
+    def add(self, summary: object, step: int = 0) -> None:
+        """A Summary, with its place on the x axis."""
+        self._write(summary=summary, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, **event: object) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
+
+
+def _hparams_session(hparams: Mapping[str, str | int | float | bool]) -> object:
+    """The session's start, of the three summaries that torch's `add_hparams` puts into a sub-run.
+
+    The experiment's summary fixes the columns of the table, and TensorBoard takes the first that it meets: those of
+    another agent would be missing. Without one it unites the columns of all runs. The session's end claims success.
+    """
+    from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+    # torch would write a bool as the number 1.0.
+    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in hparams.items()}
+    _, session_start, _ = hparams_summaries(values, {})  # type: ignore[no-untyped-call]
+    return session_start
 
 
 def _layout(game: str) -> dict[str, dict[str, list[str | list[str]]]]:

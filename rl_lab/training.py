@@ -1,56 +1,44 @@
 """The experiment loop: iterations of train, evaluate, checkpoint.
 
-Each iteration plays in new, freshly seeded games, so that nothing hidden in an emulator crosses its border.
+Each iteration plays in new, freshly seeded games. A run can be left between any two steps and go on later: agent and
+replay come from the checkpoint, the emulators are played forward to where they stood.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import shlex
 import signal
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from types import FrameType
 from typing import Protocol as TypingProtocol
 
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.atari import AtariVectorEnv, Episode, game_actions
-from rl_lab.checkpoint import save_checkpoint
-from rl_lab.errors import LabError
+from rl_lab.atari import AtariVectorEnv, game_actions
+from rl_lab.checkpoint import CheckpointWriter, checkpoints, newest_checkpoint, read_manifest, saved_files
+from rl_lab.curves import Curves, Progress
+from rl_lab.errors import LabError, LabWarning, ResumableError
 from rl_lab.evaluation import Evaluation, evaluate
-from rl_lab.experiment import ExperimentConfig
-from rl_lab.run import Run
-from rl_lab.scores import score_table
+from rl_lab.experiment import ExperimentConfig, load_experiment
+from rl_lab.lock import RunLock, taken_over
+from rl_lab.position import Position
+from rl_lab.records import read_status
+from rl_lab.run import Run, make_way, require_own_files, run_directory
+from rl_lab.saved_agent import agent_files, describe
 from rl_lab.seeding import integer_seed, seed_sequence
+from rl_lab.storage import Storage
 from rl_lab.system import use_machine
-from rl_lab.tensorboard import TRAINING_TAG
-
-_RECENT_EPISODES = 100
-"""Episodes in the training curve's mean, as in stable-baselines3."""
+from rl_lab.watchdog import Watchdog
 
 
 class Stopped(BaseException):
     """The user asked to stop. Like KeyboardInterrupt no Exception, so that no agent swallows it."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a run stands, for those who watch it."""
-
-    steps: int
-    frames: int
-    frames_per_second: float
-    """Training only: since the last point of the curves, or over an iteration at its end."""
-    epsilon: float | None
-    mean_return: float | None
-    """Over the last 100 training episodes; None before the first."""
-    human_normalized: float | None
-    """Of `mean_return`."""
 
 
 class Reporter(TypingProtocol):
@@ -78,53 +66,137 @@ class Outcome:
     """The last one; None if it was stopped before the first."""
     steps: int
     """Agent steps at the last checkpoint."""
+    lost_steps: int
+    """Agent steps that were played beyond it."""
     stop_signal: int
     """The signal that stopped the run; 0 if it finished."""
+    resume_command: str
+    """What to type to go on."""
 
 
-def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, reporter: Reporter) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """How a run is kept going; results do not depend on it."""
+
+    reporter: Reporter
+    storage: Storage = dataclasses.field(default_factory=Storage)
+    checkpoint_seconds: float = 300
+    """Between checkpoints within an iteration, for agents that can be left between any two steps."""
+    stall_seconds: float = 600
+    """Without a step of the emulators: then the process is ended."""
+
+
+def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, conduct: Conduct) -> Outcome:
     """Train, evaluate and record one run under `runs`.
 
-    LabError before the first frame for what cannot work. Ctrl-C and SIGTERM stop at the next step: the outcome says so.
+    LabError before the first frame for what cannot work. Ctrl-C, SIGTERM and a closed terminal stop at the next step:
+    the outcome says so.
     """
+    directory = run_directory(runs, config)
     device, threads = use_machine(config.device, config.threads)
-    actions = game_actions(config.game, config.protocol)
-    task = Task(
-        num_actions=len(actions),
-        num_games=config.num_games,
-        total_steps=config.total_steps,
-        seed=config.seed,
-        device=device,
-        iteration_steps=config.iteration_steps,
-    )
-    agent = load_agent(config.agent.name)(config.agent, task)
+    agent = _build_agent(config, device)
     agent.prepare()
-    with Run.create(runs, config, overwrite=overwrite, device=device, threads=threads) as run:
-        reporter.on_start(run.directory, config)
-        return _Loop(agent, actions, run, reporter).run()
+    with RunLock(directory) as lock, _resumable(directory, config):
+        make_way(directory, overwrite=overwrite)
+        with Run.create(directory, config, device=device, threads=threads) as run:
+            writer = CheckpointWriter(directory, conduct.storage, {})
+            return _Loop(agent, run, lock, writer, Position.start(config.num_games), conduct).run()
+
+
+def resume_experiment(
+    directory: Path, *, total_steps: int | None = None, agent_file: str | None = None, conduct: Conduct
+) -> Outcome:
+    """Go on with a run from its newest whole checkpoint, as if it had never stopped; with another budget on request.
+
+    LabError before the first frame, with nothing changed, for what cannot be resumed.
+    """
+    config = load_experiment(directory / "config.toml", agent=agent_file)
+    if total_steps is not None:
+        config = dataclasses.replace(config, total_steps=total_steps)
+    device, threads = use_machine(config.device, config.threads)
+    with RunLock(directory) as lock, _resumable(directory, config):
+        require_own_files(directory)
+        _tell_of_takeover(directory)
+        agent = _build_agent(config, device)
+        checkpoint = _newest(directory) if checkpoints(directory) else None
+        if checkpoint is None:  # killed before the first one
+            agent.prepare()
+            position, segments = Position.start(config.num_games), {}
+        else:
+            _require_same_experiment(checkpoint, config, agent_file)
+            agent.load(saved_files(checkpoint, "agent"))
+            agent.prepare()
+            agent.load_state(saved_files(checkpoint, "state"))
+            position = Position.read(saved_files(checkpoint, "loop"), config)
+            segments = read_manifest(checkpoint).segments
+        _require_steps_left(position, config)
+        with Run.resume(
+            directory,
+            config,
+            steps=position.steps,
+            record_bytes=position.record_bytes,
+            device=device,
+            threads=threads,
+        ) as run:
+            writer = CheckpointWriter(directory, conduct.storage, segments)
+            return _Loop(agent, run, lock, writer, position, conduct).run()
+
+
+def _resume_command(directory: Path, config: ExperimentConfig) -> str:
+    """What to type to go on with a run."""
+    name = config.agent.name
+    own_file = f" --agent {shlex.quote(name)}" if name.endswith(".py") else ""
+    return f"rl-lab train --resume {shlex.quote(str(directory))}{own_file}"
 
 
 class _Loop:
-    """The iterations of one run."""
+    """The iterations of one run, from a position on."""
 
-    def __init__(self, agent: Agent, actions: tuple[str, ...], run: Run, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        run: Run,
+        lock: RunLock,
+        writer: CheckpointWriter,
+        position: Position,
+        conduct: Conduct,
+    ) -> None:
         self._agent = agent
         self._run = run
         self._config = run.config
-        self._reporter = reporter
-        self._actions = actions
+        self._actions = game_actions(run.config.game, run.config.protocol)
+        self._lock = lock
+        self._writer = writer
+        self._position = position  # of the last checkpoint
+        self._conduct = conduct
         self._stop_signal = 0
-        self._saved_steps = 0
+        self._played_steps = position.steps
+        self._saved_time = time.monotonic()
         self._evaluation: Evaluation | None = None
-        self._curves = _Curves(run, reporter, self._check_stop)
+        self._curves = Curves(
+            run, conduct.reporter.on_progress, on_step=self._on_training_step, asks_for_pause=self._asks_for_pause
+        )
+        self._resume_command = _resume_command(run.directory, run.config)
+        self._watchdog = Watchdog(
+            run.directory,
+            lambda reason: run.set_status("failed", reason),
+            seconds=conduct.stall_seconds,
+            resume_command=self._resume_command,
+        )
 
     def run(self) -> Outcome:
+        reporter = self._conduct.reporter
+        reporter.on_start(self._run.directory, self._config)
         try:
-            with _signals(self._ask_to_stop):
-                while self._saved_steps < self._config.total_steps:
-                    self._iterate(self._saved_steps // self._config.iteration_steps)
+            with _signals(self._ask_to_stop), self._watchdog:
+                while self._position.begin_steps < self._config.total_steps:
+                    self._iterate()
         except Stopped:
             self._run.set_status("interrupted", signal.Signals(self._stop_signal).name)
+        except OSError as error:
+            with suppress(OSError):  # a full disk has no room for this either
+                self._run.set_status("interrupted", str(error.strerror))
+            raise
         except BaseException as error:
             self._run.set_status("failed", f"{type(error).__name__}: {error}")
             raise
@@ -132,34 +204,96 @@ class _Loop:
             self._stop_signal = 0  # it came too late to stop anything
             self._run.set_status("finished")
         finally:
-            self._reporter.on_end()
-        return Outcome(self._run.directory, self._evaluation, self._saved_steps, self._stop_signal)
-
-    def _iterate(self, iteration: int) -> None:
-        """One iteration of train, evaluate, checkpoint."""
-        config = self._config
-        steps = min(config.iteration_steps, config.total_steps - self._saved_steps)
-        env = _new_env(config, iteration, observer=self._curves)
-        self._curves.begin(env, self._saved_steps, steps)
-        self._agent.train(env, steps, self._curves)
-        if env.steps != steps:
-            raise LabError(f"the agent played {env.steps} steps; `train` was asked for exactly {steps}")
-        progress = self._curves.finish()
-
-        total = self._saved_steps + steps
-        evaluation = evaluate(
-            self._agent,
-            config.game,
-            config.protocol,
-            episodes=config.evaluation_episodes,
-            seed=integer_seed(config.seed, "evaluation", iteration),
-            num_threads=config.emulator_threads,
-            check_stop=self._check_stop,
+            reporter.on_end()
+        saved_steps = self._position.steps
+        lost_steps = max(self._played_steps - saved_steps, 0)
+        return Outcome(
+            self._run.directory, self._evaluation, saved_steps, lost_steps, self._stop_signal, self._resume_command
         )
-        self._run.log_evaluation(evaluation, steps=total, iteration=iteration)
-        save_checkpoint(self._run.directory, self._agent, config, actions=self._actions, steps=total)
-        self._saved_steps, self._evaluation = total, evaluation
-        self._reporter.on_evaluation(progress, evaluation)
+
+    def _iterate(self) -> None:
+        """One iteration of train, evaluate, checkpoint, or what is left of it."""
+        config, position = self._config, self._position
+        steps = min(config.iteration_steps, config.total_steps - position.begin_steps)
+        env = _new_env(config, position.iteration, observer=self._curves)
+        env.fast_forward(position.played)
+        self._curves.begin(env, position, steps)
+        self._train(env, steps)
+        progress = self._curves.finish()
+        evaluation = self._evaluate(env)
+        total = position.begin_steps + steps
+        self._run.log_evaluation(evaluation, steps=total, iteration=position.iteration)
+        self._evaluation = evaluation
+        following = Position.start(config.num_games)
+        self._save(dataclasses.replace(following, iteration=position.iteration + 1, begin_steps=total))
+        self._conduct.reporter.on_evaluation(progress, evaluation)
+
+    def _train(self, env: AtariVectorEnv, steps: int) -> None:
+        """Let the agent play until the environment has made so many steps, with checkpoints between."""
+        while env.steps < steps:
+            env.pause_requested = False
+            self._agent.train(env, steps, self._curves)
+            if env.steps != steps and not (env.steps < steps and env.pause_requested):
+                raise LabError(f"the agent played {env.steps} steps; `train` was asked for exactly {steps}")
+            if env.steps < steps:
+                self._save_within(env)
+                self._check_stop()
+
+    def _evaluate(self, env: AtariVectorEnv) -> Evaluation:
+        """The evaluation after the iteration's training in `env`."""
+        config = self._config
+        try:
+            return evaluate(
+                self._agent,
+                config.game,
+                config.protocol,
+                episodes=config.evaluation_episodes,
+                seed=integer_seed(config.seed, "evaluation", self._position.iteration),
+                num_threads=config.emulator_threads,
+                on_step=self._on_evaluation_step,
+            )
+        except Stopped:
+            self._save_within(env)
+            raise
+
+    def _save_within(self, env: AtariVectorEnv) -> None:
+        """A checkpoint in the middle of an iteration."""
+        if env.steps > self._position.played.size:
+            self._save(dataclasses.replace(self._position, played=env.played_actions))
+
+    def _save(self, position: Position) -> None:
+        """A checkpoint at the position, which has no records yet."""
+        self._lock.require_held()  # `rm -rf` lets another run have the same place
+        position = dataclasses.replace(
+            position,
+            record_bytes=self._run.sync_records(self._conduct.storage),
+            written_steps=self._curves.written_steps,
+            agent_metrics=self._curves.agent_metrics,
+        )
+        state = self._agent.save_state()
+        description = describe(self._config, actions=self._actions, steps=position.steps)
+        folders = {
+            "agent": agent_files(self._agent, description),
+            "state": {} if state is None else state.files,
+            "loop": {**position.files(), "config.toml": self._config.to_toml().encode()},
+        }
+        files = {f"{folder}/{name}": data for folder, held in folders.items() for name, data in held.items()}
+        self._writer.save(description.frames, files, {} if state is None else state.segments)
+        self._position = position
+        self._saved_time = time.monotonic()
+
+    def _asks_for_pause(self) -> bool:
+        return self._stop_signal != 0 or time.monotonic() - self._saved_time > self._conduct.checkpoint_seconds
+
+    def _on_training_step(self, steps: int, pause_requested: bool) -> None:
+        self._watchdog.beat()
+        self._played_steps = steps
+        if pause_requested:  # the agent cannot be left between two steps
+            self._check_stop()
+
+    def _on_evaluation_step(self) -> None:
+        self._watchdog.beat()
+        self._check_stop()
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         if self._stop_signal:  # asked twice: the agent may be stuck between two steps
@@ -171,86 +305,66 @@ class _Loop:
             raise Stopped
 
 
-class _Curves:
-    """The training curves: gathers what the environment counts and the agent logs, and writes it when due."""
+def _build_agent(config: ExperimentConfig, device: str) -> Agent:
+    """The agent, without what only training needs."""
+    task = Task(
+        num_actions=len(game_actions(config.game, config.protocol)),
+        num_games=config.num_games,
+        total_steps=config.total_steps,
+        seed=config.seed,
+        device=device,
+        iteration_steps=config.iteration_steps,
+    )
+    return load_agent(config.agent.name)(config.agent, task)
 
-    def __init__(self, run: Run, reporter: Reporter, check_stop: Callable[[], None]) -> None:
-        self._run = run
-        self._reporter = reporter
-        self._check_stop = check_stop
-        self._recent: deque[Episode] = deque(maxlen=_RECENT_EPISODES)
-        self._agent_metrics: dict[str, float] = {}
-        self._progress = Progress(0, 0, 0.0, None, None, None)
 
-    def begin(self, env: AtariVectorEnv, base_steps: int, steps: int) -> None:
-        """An iteration of `steps` in a new environment begins `base_steps` agent steps into the run."""
-        self._env = env
-        self._base_steps = self._written_steps = base_steps
-        self._last_step = base_steps + steps
-        self._begin_time = self._written_time = time.monotonic()
+def _newest(directory: Path) -> Path:
+    """The checkpoint to go on from; newer ones that are damaged are named."""
+    checkpoint, problems = newest_checkpoint(directory, resumable=True)
+    for problem in problems:
+        warnings.warn(f"skipped a damaged checkpoint: {problem}", LabWarning, stacklevel=3)
+    return checkpoint
 
-    def finish(self) -> Progress:
-        """The iteration's training is over: write what is left; how it went, with its mean speed."""
-        seconds = time.monotonic() - self._begin_time
-        if self._steps > self._written_steps:
-            self._write()
-        return dataclasses.replace(self._progress, frames_per_second=self._env.frames / seconds)
 
-    def due(self) -> bool:
-        """For the agent: whether its metrics are wanted now: at each interval's end, and the iteration's."""
-        interval_is_over = self._steps - self._written_steps >= self._run.config.log_every_steps
-        return interval_is_over or self._steps >= self._last_step
+def _tell_of_takeover(directory: Path) -> None:
+    """Say what became of a writer that left the run without ending it."""
+    try:
+        told = taken_over(read_status(directory))
+    except LabError:
+        told = "its status is damaged; taking the run over"  # as after a power failure
+    if told:
+        warnings.warn(told, LabWarning, stacklevel=3)
 
-    def __call__(self, metrics: Mapping[str, float]) -> None:
-        """For the agent: keep its metrics until the next point is written; LabError for one that is not finite."""
-        for tag, value in metrics.items():
-            self._agent_metrics[tag] = float(value)
-            if not math.isfinite(value):
-                raise LabError(
-                    f"{tag} is {value} after {self._steps} steps: learning diverged; use a smaller learning rate"
-                )
 
-    def on_steps(self, total_steps: int) -> None:
-        """For the environment, before each step."""
-        self._check_stop()
-        if self.due():
-            self._write()
+def _require_same_experiment(checkpoint: Path, config: ExperimentConfig, agent_file: str | None) -> None:
+    """LabError where config.toml was changed after the checkpoint, but for what a resume may change."""
+    saved = load_experiment(checkpoint / "loop" / "config.toml", agent=agent_file)
+    for field in dataclasses.fields(config):
+        was, now = getattr(saved, field.name), getattr(config, field.name)
+        if was != now and field.name not in ("total_steps", "device", "threads", "emulator_threads"):
+            raise LabError(
+                f"{field.name} in config.toml is {now}, and was {was} at the checkpoint; a run goes on as it began: "
+                "put it back, or start another run"
+            )
 
-    def on_episode(self, episode: Episode) -> None:
-        """For the environment, at each episode's end."""
-        self._recent.append(episode)
-        self._run.log_episode(episode, base_steps=self._base_steps)
 
-    @property
-    def _steps(self) -> int:
-        return self._base_steps + self._env.steps
-
-    def _write(self) -> None:
-        """One point of the curves."""
-        config, now = self._run.config, time.monotonic()
-        skip = config.protocol.frame_skip
-        frames_per_second = (self._steps - self._written_steps) * skip / max(now - self._written_time, 1e-9)
-        metrics = {**self._agent_metrics, "time/fps": frames_per_second}
-        mean_return = None
-        if self._recent:
-            mean_return = fmean(episode.score for episode in self._recent)
-            metrics[TRAINING_TAG] = mean_return
-            metrics["rollout/ep_len_mean"] = fmean(episode.length_steps for episode in self._recent) * skip
-        self._run.log_metrics(metrics, steps=self._steps)
-        self._progress = Progress(
-            steps=self._steps,
-            frames=self._steps * skip,
-            frames_per_second=frames_per_second,
-            epsilon=self._agent_metrics.get("rollout/exploration_rate"),
-            mean_return=mean_return,
-            human_normalized=None if mean_return is None else score_table().human_normalized(config.game, mean_return),
+def _require_steps_left(position: Position, config: ExperimentConfig) -> None:
+    """LabError for a run that is finished, or would be past its end."""
+    if position.begin_steps >= config.total_steps or position.steps > config.total_steps:
+        raise LabError(
+            f"the run has {position.steps:,} of {config.total_steps:,} agent steps; give a larger --total-steps to go "
+            "on"
         )
-        self._agent_metrics = {}
-        self._written_steps, self._written_time = self._steps, now
-        self._reporter.on_progress(self._progress)
+    if position.begin_steps % config.iteration_steps:
+        warnings.warn(
+            f"an iteration was ended early by the former budget, at {position.begin_steps:,} steps: this run is not "
+            f"the same as one of {config.total_steps:,} steps from the start",
+            LabWarning,
+            stacklevel=3,
+        )
 
 
-def _new_env(config: ExperimentConfig, iteration: int, observer: _Curves) -> AtariVectorEnv:
+def _new_env(config: ExperimentConfig, iteration: int, observer: Curves) -> AtariVectorEnv:
     """The training environment of an iteration."""
     return AtariVectorEnv(
         config.game,
@@ -264,9 +378,23 @@ def _new_env(config: ExperimentConfig, iteration: int, observer: _Curves) -> Ata
 
 
 @contextmanager
+def _resumable(directory: Path, config: ExperimentConfig) -> Iterator[None]:
+    """What the disk refuses stops a run that can go on."""
+    try:
+        yield
+    except OSError as error:
+        raise ResumableError(
+            f"{error.filename or directory}: {error.strerror}; the last checkpoint is kept: see to the disk, then go "
+            f"on with {_resume_command(directory, config)}"
+        ) from error
+
+
+@contextmanager
 def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM go to the handler; afterwards to whoever had them."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Signals that stop a process go to the handler, unless ignored (nohup); afterwards to whoever had them."""
+    stopping = [signal.SIGINT, signal.SIGTERM, *(() if sys.platform == "win32" else (signal.SIGHUP,))]
+    heeded = [number for number in stopping if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:

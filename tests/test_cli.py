@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from rl_lab.atari import all_games
-from rl_lab.checkpoint import checkpoints, write_manifest
+from rl_lab.checkpoint import checkpoints
 from rl_lab.cli.main import main
 from rl_lab.experiment import config_names
-from rl_lab.training import run_experiment
-from tests.test_training import Silent
+from tests.runs import rewrite_manifest, train
 from tests.tiny import tiny_experiment
 
 
@@ -26,7 +25,7 @@ from tests.tiny import tiny_experiment
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny run of Breakout."""
     folder = tmp_path_factory.mktemp("cli") / "runs"
-    run_experiment(tiny_experiment(), folder, overwrite=False, reporter=Silent())
+    train(tiny_experiment(), folder)
     return folder
 
 
@@ -44,13 +43,14 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
     [
         ("trian", "no command 'trian'; did you mean 'train'?"),
         ("train dqn/quik", "no config 'dqn/quik'; did you mean 'dqn/quick'?"),
-        ("train absent.toml", "absent.toml is no readable TOML file"),
+        ("train absent.toml", "absent.toml cannot be read: No such file"),
         ("train --game Pnog", "no game 'Pnog'; did you mean 'Pong'?"),
         ("train --agent dqm", "no agent 'dqm'; did you mean 'dqn'?"),
         ("train --protocol nature2014", "no protocol 'nature2014'; did you mean 'nature2015'?"),
         ("train --agent.learning-rte 1", "did you mean '--agent.learning-rate'?"),
         ("train --seed one", "argument --seed: invalid int value: 'one'"),
         ("train --seed -1", "seed is -1"),
+        ("train --supervise --restarts -1", "restarts are -1; allowed is 0 or more"),
         ("train --agent.learning-rate nan", "learning_rate is nan"),
         ("train --agent.learning-rate inf", "learning_rate is inf"),
         ("train --agent.learning-rate -1", "learning_rate is -1.0"),
@@ -173,7 +173,7 @@ def test_evaluate_tells_the_names_of_actions_apart_not_only_their_number(
     for directory in checkpoints(run):
         path = directory / "agent" / "agent.json"
         path.write_text(path.read_text().replace('"RIGHT"', '"UP"'))
-        write_manifest(directory)
+        rewrite_manifest(directory)
     assert main(["evaluate", str(run)]) == 2
     assert "trained with NOOP FIRE UP LEFT, Breakout has NOOP FIRE RIGHT LEFT" in capsys.readouterr().err
 
@@ -192,10 +192,10 @@ def test_evaluate_refuses_a_damaged_agent_and_runs_no_code_from_it(
     assert main(["evaluate", str(run)]) == 2
     assert "weights.safetensors is not as its manifest says" in capsys.readouterr().err
     for directory in checkpoints(run):
-        write_manifest(directory)  # as a stranger would, who means harm
+        rewrite_manifest(directory)  # as a stranger would, who means harm
     assert main(["evaluate", str(run)]) == 2
     errors = capsys.readouterr().err
-    assert "holds no weights of this network" in errors
+    assert "weights.safetensors" in errors
     assert errors.count("\n") == 1
     assert not witness.exists()
 
@@ -211,7 +211,7 @@ def test_evaluate_refuses_a_foreign_description(
     for directory in checkpoints(run):
         path = directory / "agent" / "agent.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-        write_manifest(directory)
+        rewrite_manifest(directory)
     assert main(["evaluate", str(run)]) == 2
     errors = capsys.readouterr().err
     assert "agent.json" in errors

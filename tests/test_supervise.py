@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rl_lab.cli.supervise import supervise
+from rl_lab.cli.supervise import supervise, without_supervision
+from rl_lab.records import read_status
 
 CHILD = """
 import json, os, pathlib, sys
@@ -31,7 +32,8 @@ def die(signal_number):
 
 SUPERVISOR = """
 import pathlib, sys
-from rl_lab.cli.supervise import supervise
+from rl_lab.cli.supervise import supervise, without_supervision
+from rl_lab.records import read_status
 sys.exit(supervise(["--seed", "1"], pathlib.Path("run"), 3, program=[sys.executable, sys.argv[1]]))
 """
 
@@ -170,3 +172,19 @@ def test_ctrl_z_pauses_the_child_too_and_fg_wakes_both() -> None:
         process.send_signal(signal.SIGCONT)
         process.terminate()
         assert process.wait(60) == 75
+
+
+def test_the_child_gets_all_arguments_in_order_but_those_of_supervision() -> None:
+    own = ["dqn/quick", "--seed", "1", "--agent.learning-rate", "-1", "--overwrite", "--name", "x"]
+    given = [*own[:3], "--supervise", *own[3:], "--restarts", "5"]
+    assert without_supervision(given) == own
+    assert without_supervision(["--restarts=5", *own]) == own
+
+
+def test_a_supervised_training_is_a_run_like_any_other() -> None:
+    tiny = "--agent uniform --game Breakout --total-steps 200 --iteration-steps 200 --num-games 2 --threads 1"
+    rules = "--evaluation-episodes 1 --protocol.max-frames-per-episode 400"
+    command = [sys.executable, "-m", "rl_lab", "train", *tiny.split(), *rules.split(), "--supervise"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_status(Path("runs/Breakout/uniform-on-dqn-quick/seed-0")).state == "finished"

@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 import pytest
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
-from rl_lab.cli.main import USER_ERROR, main
+from rl_lab.cli.main import main
 from rl_lab.errors import LabError
 from rl_lab.scores import reference, score_table
 from rl_lab.tensorboard import EventWriter, Server, game_tag, link_runs, planned_frames, reference_runs
@@ -291,7 +291,22 @@ def test_folder_without_runs_is_one_line_with_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
 ) -> None:
     (tmp_path / "empty").mkdir()
-    assert main(["tensorboard", str(tmp_path / folder)]) == USER_ERROR
+    assert main(["tensorboard", str(tmp_path / folder)]) == LabError.exit_status
     (line,) = capsys.readouterr().err.splitlines()
     assert str(tmp_path / folder) in line
     assert "`rl-lab train`" in line
+
+
+@pytest.mark.filterwarnings("always::rl_lab.errors.LabWarning")
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
+def test_a_host_that_others_reach_is_warned_of(host: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tensorboard", str(tmp_path), "--host", host]) == LabError.exit_status
+    assert f"rl-lab: --host {host} shows the runs to all who reach this machine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3", "::1"])
+def test_the_machines_own_addresses_need_no_warning(
+    host: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tensorboard", str(tmp_path), "--host", host]) == LabError.exit_status
+    assert "--host" not in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,25 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rl_lab.errors import LabError
-from rl_lab.evaluation import Evaluation
-from rl_lab.experiment import ExperimentConfig, load_experiment
+from rl_lab.curves import Progress
+from rl_lab.errors import LabError, ResumableError
+from rl_lab.experiment import load_experiment
+from rl_lab.lock import RunLock
 from rl_lab.records import last_evaluation, read_records, read_status
-from rl_lab.training import Outcome, Progress, run_experiment
+from tests.runs import Silent, train
 from tests.tiny import PROTOCOL, tiny_dqn, tiny_experiment
-
-
-class Silent:
-    """Shows nothing."""
-
-    def on_start(self, run: Path, config: ExperimentConfig) -> None: ...
-    def on_progress(self, progress: Progress) -> None: ...
-    def on_evaluation(self, progress: Progress, evaluation: Evaluation) -> None: ...
-    def on_end(self) -> None: ...
-
-
-def train(config: ExperimentConfig, runs: Path, *, overwrite: bool = False) -> Outcome:
-    return run_experiment(config, runs, overwrite=overwrite, reporter=Silent())
 
 
 def what_was_learned(run: Path) -> tuple[bytes, bytes]:
@@ -101,7 +88,7 @@ def test_an_existing_run_is_kept_unless_overwritten(tmp_path: Path) -> None:
     config = tiny_experiment(total_steps=200)
     run = train(config, tmp_path).run
     before = (run / "episodes.jsonl").read_bytes()
-    with pytest.raises(LabError, match="exists; use --overwrite to delete it, or another --seed, --name or --runs"):
+    with pytest.raises(LabError, match="exists; use --resume to go on with it, --overwrite to delete it"):
         train(config, tmp_path)
     assert (run / "episodes.jsonl").read_bytes() == before
     assert train(config, tmp_path, overwrite=True).steps == 200
@@ -110,9 +97,7 @@ def test_an_existing_run_is_kept_unless_overwritten(tmp_path: Path) -> None:
 def test_a_run_that_a_live_process_writes_is_refused_even_with_overwrite(tmp_path: Path) -> None:
     config = tiny_experiment(total_steps=200)
     run = train(config, tmp_path).run
-    status = json.loads((run / "status.json").read_text())
-    (run / "status.json").write_text(json.dumps({**status, "state": "running"}))  # by this process, which lives
-    with pytest.raises(LabError, match=f"process {os.getpid()} is writing to"):
+    with RunLock(run), pytest.raises(LabError, match=f"is writing to {run}; stop it"):
         train(config, tmp_path, overwrite=True)
 
 
@@ -130,7 +115,7 @@ def test_status_follows_the_training_not_only_the_evaluations(tmp_path: Path) ->
         def on_progress(self, progress: Progress) -> None:
             seen.append(read_status(tmp_path / "Breakout" / "tiny" / "seed-0").steps)
 
-    run_experiment(tiny_experiment(), tmp_path, overwrite=False, reporter=Watch())
+    train(tiny_experiment(), tmp_path, reporter=Watch())
     assert seen == [100, 200, 300, 400]
 
 
@@ -140,7 +125,6 @@ def test_a_failing_agent_leaves_a_failed_run_that_says_why(tmp_path: Path) -> No
         "from rl_lab.agent import load_agent\n"
         "class Broken(load_agent('uniform')):\n"
         "    def train(self, env, steps, log):\n"
-        "        env.reset()\n"
         "        raise ZeroDivisionError('by design')\n"
     )
     path = tmp_path / "mine.toml"
@@ -181,7 +165,7 @@ def test_an_agent_that_plays_another_number_of_steps_is_refused(tmp_path: Path) 
         train(load_experiment(path, agent=str(agent)), tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "long.toml"
     path.write_text(tiny_experiment(total_steps=1_000_000, evaluation_episodes=1).to_toml())
@@ -191,10 +175,10 @@ def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(number: sign
     lines = [process.stdout.readline(), process.stdout.readline()]  # the start, and the first iteration
     process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == ResumableError.exit_status
     assert errors == ""
     assert "800 frames" in lines[1]
-    assert "the last checkpoint is at" in output
+    assert "nothing is lost" in output
     run = tmp_path / "runs" / "Breakout" / "tiny" / "seed-0"
     assert (read_status(run).state, read_status(run).reason) == ("interrupted", number.name)
     assert list(run.glob("checkpoints/*/manifest.json"))

@@ -18,7 +18,6 @@ from typing import NoReturn, TextIO
 from rl_lab import __version__
 from rl_lab.errors import LabError, LabWarning, did_you_mean
 
-USER_ERROR = 2
 COMMANDS = {
     "train": "train an agent, with evaluations, TensorBoard curves and checkpoints",
     "evaluate": "play full games with a saved agent and report its score",
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run(list(sys.argv[1:] if arguments is None else arguments))
     except LabError as error:
         print(f"rl-lab: {error}", file=sys.stderr)
-        return USER_ERROR
+        return error.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:

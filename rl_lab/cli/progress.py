@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from rl_lab.curves import Progress
 from rl_lab.evaluation import Evaluation
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.scores import DEFAULT_TABLE
-from rl_lab.training import Progress, Reporter
+from rl_lab.training import Reporter
 
 
 def reporter(stream: TextIO) -> Reporter:

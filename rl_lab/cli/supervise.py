@@ -6,6 +6,7 @@ can help then.
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -15,18 +16,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from rl_lab.cli.main import USER_ERROR
+from rl_lab.cli.main import Parser
+from rl_lab.errors import LabError, ResumableError
 from rl_lab.watchdog import STALLED
 
 TRAIN = (sys.executable, "-m", "rl_lab", "train")
-_RESUMABLE = 75
-"""Stopped, or kept from going on by something outside the run: EX_TEMPFAIL of sysexits.h. Not ours to start again."""
 _READER_LEFT = 128 + signal.SIGPIPE
 """Nobody reads the output any more: the next child would end as this one did."""
-_NOT_CRASHED = (0, USER_ERROR, _RESUMABLE, _READER_LEFT)
+_NOT_CRASHED = (0, LabError.exit_status, ResumableError.exit_status, _READER_LEFT)
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _PAUSING = (signal.SIGTSTP, signal.SIGCONT)
+
+
+def add_supervision(parser: argparse.ArgumentParser) -> None:
+    """The flags --supervise and --restarts."""
+    parser.add_argument("--supervise", action="store_true", help="train in a child, and resume the run if it crashes")
+    parser.add_argument(
+        "--restarts", type=int, default=3, metavar="INTEGER", help="with --supervise: resume so many times (3)"
+    )
+
+
+def without_supervision(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `rl-lab train` without these flags: the child's."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    add_supervision(parser)
+    return parser.parse_known_args(arguments)[1]
 
 
 def supervise(
@@ -39,14 +54,15 @@ def supervise(
 ) -> int:
     """Run `program` with the arguments in a child, and after a crash with --resume, up to `restarts` times.
 
-    The last child's exit status; `agent` is the user's own agent file, which a resumed run needs again.
+    The last child's exit status, as a shell gives it. `agent` is the user's own agent file, which a resumed run needs.
     """
+    if restarts < 0:
+        raise LabError(f"restarts are {restarts}; allowed is 0 or more")
     config = run_directory / "config.toml"
     before = _identity(config)
     is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
-    resume = (
-        arguments if is_resumed else ["--resume", str(run_directory), *(() if agent is None else ("--agent", agent))]
-    )
+    own_agent = () if agent is None else ("--agent", agent)
+    resume = arguments if is_resumed else ("--resume", str(run_directory), *own_agent)
     command = [*program, *arguments]
     with _child_gets_signals() as child:
         while True:

@@ -2,6 +2,9 @@
 
 CONFIG is a name from `rl-lab list configs` (such as dqn/quick, the default) or the path of a TOML file. Every field of
 the experiment, its protocol and its agent is a flag.
+
+A run that was stopped or killed goes on with `rl-lab train --resume RUN`, as if nothing had happened; a finished one
+with a larger budget (--total-steps).
 """
 
 from __future__ import annotations
@@ -15,24 +18,71 @@ from rl_lab.atari import resolve_game
 from rl_lab.cli.config_flags import add_flags, apply_flags
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line, reporter
-from rl_lab.errors import LabError
+from rl_lab.cli.supervise import add_supervision, supervise, without_supervision
+from rl_lab.errors import LabError, ResumableError
 from rl_lab.experiment import ExperimentConfig, config_path, load_experiment
-from rl_lab.training import Outcome, run_experiment
+from rl_lab.run import run_directory
+from rl_lab.training import Conduct, Outcome, resume_experiment, run_experiment
 
 DEFAULT_CONFIG = "dqn/quick"
 _AGENT_HELP = "another agent, with its defaults: a name from `rl-lab list agents`, or the path of your own .py file"
+_RESUME_HELP = "go on with a run from its last checkpoint; of the experiment only --total-steps can change"
 _PROTOCOL_HELP = "another protocol: a name from `rl-lab list protocols`"
 
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab train`."""
+    if any(argument.partition("=")[0] == "--resume" for argument in arguments):
+        return _resume(parser, arguments)
     config, options = parse(parser, arguments)
     if options.dry_run:
         print(config.to_toml(), end="")
         return 0
-    outcome = run_experiment(config, options.runs, overwrite=options.overwrite, reporter=reporter(sys.stdout))
-    _print_outcome(outcome, config, options.runs)
-    return 128 + outcome.stop_signal if outcome.stop_signal else 0
+    if options.supervise:
+        own_agent = config.agent.name if config.agent.name.endswith(".py") else None
+        directory = run_directory(options.runs, config)
+        return supervise(without_supervision(arguments), directory, options.restarts, agent=own_agent)
+    outcome = run_experiment(config, options.runs, overwrite=options.overwrite, conduct=_conduct(options))
+    return _print_outcome(outcome, options.runs)
+
+
+def _resume(parser: Parser, arguments: Sequence[str]) -> int:
+    """`rl-lab train --resume`: of the experiment only the budget can change."""
+    parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help=_RESUME_HELP)
+    parser.add_argument("--total-steps", type=int, metavar="INTEGER", help="another budget, in agent steps")
+    parser.add_argument("--agent", metavar="FILE", help="your agent's .py file, if it is your own: it will be run")
+    _add_conduct(parser)
+    allowed = [flag for action in parser._actions for flag in action.option_strings]
+    for argument in arguments:
+        if argument.startswith("--") and argument.partition("=")[0] not in allowed:
+            raise LabError(
+                f"{argument} cannot be given with --resume: a run goes on as it began (allowed: {', '.join(allowed)})"
+            )
+    options = parser.parse_all(arguments)
+    if options.supervise:
+        return supervise(without_supervision(arguments), options.resume, options.restarts, agent=options.agent)
+    outcome = resume_experiment(
+        options.resume, total_steps=options.total_steps, agent_file=options.agent, conduct=_conduct(options)
+    )
+    return _print_outcome(outcome, outcome.run)
+
+
+def _add_conduct(parser: Parser) -> None:
+    """Flags that results do not depend on."""
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=5,
+        metavar="NUMBER",
+        help="between checkpoints of an iteration (5)",
+    )
+    add_supervision(parser)
+
+
+def _conduct(options: argparse.Namespace) -> Conduct:
+    if not options.checkpoint_minutes > 0:
+        raise LabError(f"checkpoint-minutes is {options.checkpoint_minutes}; allowed is anything above 0")
+    return Conduct(reporter=reporter(sys.stdout), checkpoint_seconds=60 * options.checkpoint_minutes)
 
 
 def parse(
@@ -50,9 +100,13 @@ def parse(
     default = load(config_path(config_name), agent=chosen.agent, protocol=chosen.protocol)
 
     parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"comes first (default: {DEFAULT_CONFIG})")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
+    parser.add_argument(
+        "--runs", "--runs-dir", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)"
+    )
+    parser.add_argument("--resume", type=Path, metavar="RUN", help=_RESUME_HELP)
     parser.add_argument("--overwrite", action="store_true", help="delete the run directory if it exists")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment as TOML, and stop")
+    _add_conduct(parser)
     add_flags(parser, default)
     add_flags(parser, default.protocol, prefix="protocol.", skip=("name", "evaluation_episodes"))
     add_flags(parser, default.agent, prefix="agent.", skip=("name",))
@@ -68,16 +122,14 @@ def parse(
     return apply_flags(default, options), options
 
 
-def _print_outcome(outcome: Outcome, config: ExperimentConfig, runs: Path) -> None:
-    """Where the records are, the score, and the two commands to look further."""
+def _print_outcome(outcome: Outcome, watched: Path) -> int:
+    """Where the records are, the score, and the commands to go on or look further; the exit status."""
     if outcome.stop_signal:
-        print(f"stopped; {outcome.run} keeps what was recorded")
-        if outcome.evaluation is None:
-            print("no checkpoint: the first one is written after the first iteration")
-        else:
-            print(f"the last checkpoint is at {outcome.steps:,} of {config.total_steps:,} agent steps")
-        print("start again:  the same command with --overwrite")
+        again = f"{outcome.lost_steps:,} agent steps will be played again" if outcome.lost_steps else "nothing is lost"
+        print(f"stopped; the last checkpoint is at {outcome.steps:,} agent steps: {again}")
+        print(f"go on:      {outcome.resume_command}")
     if outcome.evaluation is not None:
         print(f"{outcome.run}: {evaluation_line(outcome.evaluation)}")
-        print(f"watch it:   rl-lab tensorboard {runs}")
+        print(f"watch it:   rl-lab tensorboard {watched}")
         print(f"play more:  rl-lab evaluate {outcome.run} --episodes 100")
+    return ResumableError.exit_status if outcome.stop_signal else 0

@@ -1,0 +1,47 @@
+"""A run that stops anywhere and goes on ends as one that never stopped, to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rl_lab.agent import AgentConfig, load_agent
+from rl_lab.records import read_status
+from tests.runs import Interrupts, resume, train, what_it_came_to
+from tests.tiny import tiny_dqn, tiny_experiment
+
+
+def tiny_sb3(**changes: object) -> AgentConfig:
+    settings: dict[str, object] = {
+        "replay_capacity": 300,
+        "learning_starts_steps": 64,
+        "target_update_steps": 50,
+        "epsilon_decay_steps": 200,
+    }
+    return load_agent("sb3_dqn").Config(name="sb3_dqn", **{**settings, **changes})
+
+
+AGENTS = {
+    "dqn": tiny_dqn(),
+    "dqn that has overwritten its replay": tiny_dqn(replay_capacity=150, replay_storage="zstd", optimizer="adam"),
+    "dqn in half width": tiny_dqn(precision="bf16", double=True, n_step=3),
+    "dqn of 2013": tiny_dqn(target_update_steps=0, replay_storage="zstd"),
+    "uniform": load_agent("uniform").Config(name="uniform"),
+    "sb3": tiny_sb3(),
+    "sb3 that has overwritten its replay": tiny_sb3(replay_capacity=150, n_step=3),
+    "sb3 with a lean replay": tiny_sb3(replay_capacity=150, replay="lean", replay_storage="zstd"),
+}
+
+
+@pytest.mark.parametrize("agent", AGENTS.values(), ids=AGENTS)
+def test_a_run_interrupted_again_and_again_ends_as_one_that_never_stopped(agent: AgentConfig, tmp_path: Path) -> None:
+    config = tiny_experiment(agent=agent, log_every_steps=10)
+    whole = train(config, tmp_path / "whole").run
+    # In the first iteration, in its evaluation, and twice in the second iteration.
+    part = train(config, tmp_path / "part", reporter=Interrupts(100)).run
+    for at_steps in (200, 290, 370):
+        assert read_status(part).state == "interrupted"
+        resume(part, reporter=Interrupts(at_steps))
+    resume(part)
+    assert what_it_came_to(part) == what_it_came_to(whole)
