@@ -15,6 +15,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,7 +27,7 @@ from rl_lab.experiment import ExperimentConfig
 from rl_lab.provenance import provenance
 from rl_lab.records import State, Status, read_records
 from rl_lab.scores import DEFAULT_TABLE
-from rl_lab.storage import Storage
+from rl_lab.storage import RecordFile, Storage
 from rl_lab.tensorboard import EVALUATION_TAG, NORMALIZED_TAG, EventWriter
 from rl_lab.untrusted import read_json
 
@@ -42,27 +43,34 @@ class Run:
         self.config = config
         self._steps = steps
         self.set_status("running")  # first of all: what has a status is a run, however it ends
-        self._files = {name: (directory / name).open("ab", buffering=0) for name in RECORDS}
-        self._events = EventWriter(
-            directory,
-            game=config.game,
-            config_toml=config.to_toml(),
-            hparams=_hparams(config),
-            resumed_at_frames=steps * config.protocol.frame_skip if resumed else None,
-        )
+        with ExitStack() as opened:
+            self._files = {name: opened.enter_context(RecordFile(directory / name, "ab")) for name in RECORDS}
+            self._events = EventWriter(
+                directory,
+                game=config.game,
+                config_toml=config.to_toml(),
+                hparams=_hparams(config),
+                resumed_at_frames=steps * config.protocol.frame_skip if resumed else None,
+            )
+            opened.callback(self._events.close)
+            self._opened = opened.pop_all()
 
     @classmethod
     def create(cls, directory: Path, config: ExperimentConfig, *, device: str, threads: int) -> Run:
-        """Make the run's directory; LabError where that cannot be."""
+        """Make the run's directory; LabError, and nothing made, where that cannot be."""
+        origin = _json(provenance(config, device=device, threads=threads), indent=2)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as undo:
+                undo.callback(shutil.rmtree, directory, ignore_errors=True)  # there is nothing to go on from
+                directory.mkdir(parents=True, exist_ok=True)
+                run = undo.enter_context(cls(directory, config, steps=0, resumed=False))
+                _replace(directory / "config.toml", config.to_toml())
+                _replace(directory / "provenance.json", origin)
+                undo.pop_all()
         except OSError as error:
             raise LabError(
                 f"cannot make the run directory {directory}: {error.strerror}; use another --runs"
             ) from error
-        run = cls(directory, config, steps=0, resumed=False)
-        _replace(directory / "config.toml", config.to_toml())
-        _replace(directory / "provenance.json", _json(provenance(config, device=device, threads=threads), indent=2))
         return run
 
     @classmethod
@@ -136,9 +144,7 @@ class Run:
 
     def close(self) -> None:
         """Close the records; all of them are written."""
-        for file in self._files.values():
-            file.close()
-        self._events.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -155,9 +161,7 @@ class Run:
         return steps * self.config.protocol.frame_skip
 
     def _append(self, name: str, record: Mapping[str, object]) -> None:
-        line = f"{_json(record)}\n".encode()
-        while line:  # a disk that fills up takes a part of it, and refuses the rest
-            line = line[self._files[name].write(line) :]
+        self._files[name].write(f"{_json(record)}\n".encode())
 
 
 def run_directory(runs: Path, config: ExperimentConfig) -> Path:

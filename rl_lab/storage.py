@@ -1,9 +1,14 @@
-"""What checkpoints do to the disk, operation by operation: the one place where saving can fail or be cut off."""
+"""What is done to the disk: by checkpoints operation by operation, where saving can fail or be cut off; by records."""
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class Storage:
@@ -45,3 +50,15 @@ class Storage:
                 self.remove_tree(entry)
         if path.exists() or path.is_symlink():
             self.remove(path)
+
+
+class RecordFile(io.FileIO):
+    """A file without a buffer: what was written is in it, and nothing is left to be written when it is closed."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        """All of it, or OSError: a disk that fills up takes a part, and refuses only the rest."""
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view):
+            written += super().write(view[written:])
+        return written

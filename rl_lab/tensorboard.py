@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from urllib.parse import urlsplit
 from rl_lab.errors import LabError
 from rl_lab.records import find_runs, read_config
 from rl_lab.scores import DEFAULT_TABLE, Reference, reference, score_table
+from rl_lab.storage import RecordFile
 
 TRAINING_TAG = "rollout/ep_rew_mean"
 EVALUATION_TAG = "eval/mean_reward"
@@ -63,10 +65,14 @@ class EventWriter:
         self._game = game
         # purge_step hides its own step too, where the evaluation stands that the checkpoint holds: hence the + 1. The
         # first one in a folder hides nothing (TensorBoard takes it for the start), so a new run writes one as well.
-        self._file = _EventFile(directory, purge_step=0 if resumed_at_frames is None else resumed_at_frames + 1)
-        self._file.add(summary.text("config", f"```toml\n{config_toml.strip()}\n```"))  # type: ignore[no-untyped-call]
-        self._file.add(summary.custom_scalars(_layout(game)))  # type: ignore[no-untyped-call]  # torch left all untyped
-        self._file.add(_hparams_session(hparams))
+        with ExitStack() as opened:
+            self._file = _EventFile(directory)
+            opened.callback(self._file.close)
+            self._file.begin(purge_step=0 if resumed_at_frames is None else resumed_at_frames + 1)
+            self._file.add(summary.text("config", f"```toml\n{config_toml.strip()}\n```"))  # type: ignore[no-untyped-call]
+            self._file.add(summary.custom_scalars(_layout(game)))  # type: ignore[no-untyped-call]  # torch left all untyped
+            self._file.add(_hparams_session(hparams))
+            opened.pop_all()
 
     def scalars(self, metrics: Mapping[str, float], frames: int) -> None:
         """Points of the curves, one a tag; OSError where they cannot be written."""
@@ -88,14 +94,18 @@ class _EventFile:
     name into the file's.
     """
 
-    def __init__(self, directory: Path, *, purge_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import SessionLog
+    def __init__(self, directory: Path) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         # TensorBoard reads the files of a folder by name: numbered, and not by a clock, they come in order of writing.
         number = sum(1 for _ in directory.glob("events.out.tfevents.*"))
-        self._file = (directory / f"events.out.tfevents.{number:06d}").open("xb", buffering=0)
+        self._file = RecordFile(directory / f"events.out.tfevents.{number:06d}", "xb")
         self._records = RecordWriter(self._file)
+
+    def begin(self, *, purge_step: int) -> None:
+        """The first of all records."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
         self._write(file_version="brain.Event:2", step=purge_step)
         self._write(session_log=SessionLog(status=SessionLog.START), step=purge_step)
 
