@@ -37,7 +37,9 @@ RECORDS = ("episodes.jsonl", "metrics.jsonl", "evaluations.jsonl")
 class Run:
     """The open records of a run that is being made."""
 
-    def __init__(self, directory: Path, config: ExperimentConfig, *, steps: int, resumed: bool) -> None:
+    def __init__(
+        self, directory: Path, config: ExperimentConfig, *, steps: int, written_steps: int | None = None
+    ) -> None:
         """Use `create` or `resume`, which see to the directory."""
         self.directory = directory
         self.config = config
@@ -50,7 +52,7 @@ class Run:
                 game=config.game,
                 config_toml=config.to_toml(),
                 hparams=_hparams(config),
-                resumed_at_frames=steps * config.protocol.frame_skip if resumed else None,
+                kept_frames=None if written_steps is None else written_steps * config.protocol.frame_skip,
             )
             opened.callback(self._events.close)
             self._opened = opened.pop_all()
@@ -63,7 +65,7 @@ class Run:
             with ExitStack() as undo:
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)  # there is nothing to go on from
                 directory.mkdir(parents=True, exist_ok=True)
-                run = undo.enter_context(cls(directory, config, steps=0, resumed=False))
+                run = undo.enter_context(cls(directory, config, steps=0))
                 _replace(directory / "config.toml", config.to_toml())
                 _replace(directory / "provenance.json", origin)
                 undo.pop_all()
@@ -80,16 +82,20 @@ class Run:
         config: ExperimentConfig,
         *,
         steps: int,
+        written_steps: int,
         record_bytes: Mapping[str, int],
         device: str,
         threads: int,
     ) -> Run:
-        """Go on at a checkpoint, where the records had the given lengths: what came after is cut off."""
+        """Go on at a checkpoint of so many agent steps, with the last point of the curves at `written_steps`.
+
+        The records had the given lengths there: what came after is cut off.
+        """
         for name in RECORDS:
             _cut_back(directory / name, record_bytes[name])
         _replace(directory / "config.toml", config.to_toml())
         _note_resume(directory / "provenance.json", provenance(config, device=device, threads=threads), steps)
-        return cls(directory, config, steps=steps, resumed=True)
+        return cls(directory, config, steps=steps, written_steps=written_steps)
 
     def log_episode(self, episode: Episode, *, base_steps: int) -> None:
         """Append a finished episode; its counts are within an iteration that began at `base_steps`."""

@@ -57,18 +57,19 @@ class EventWriter:
         game: str,
         config_toml: str,
         hparams: Mapping[str, str | int | float | bool],
-        resumed_at_frames: int | None = None,
+        kept_frames: int | None = None,
     ) -> None:
-        """A run that resumes hides what its earlier event files say beyond the checkpoint's `resumed_at_frames`."""
+        """A run that resumes hides what its earlier event files say beyond `kept_frames`, its last point."""
         from torch.utils.tensorboard import summary
 
         self._game = game
-        # purge_step hides its own step too, where the evaluation stands that the checkpoint holds: hence the + 1. The
-        # first one in a folder hides nothing (TensorBoard takes it for the start), so a new run writes one as well.
+        # purge_step hides its own step too: hence the + 1. The checkpoint's frames would not do: a point that is due
+        # there is only written after it. The first one in a folder hides nothing (TensorBoard takes it for the start),
+        # so a new run writes one as well.
         with ExitStack() as opened:
             self._file = _EventFile(directory)
             opened.callback(self._file.close)
-            self._file.begin(purge_step=0 if resumed_at_frames is None else resumed_at_frames + 1)
+            self._file.begin(purge_step=0 if kept_frames is None else kept_frames + 1)
             self._file.add(summary.text("config", f"```toml\n{config_toml.strip()}\n```"))  # type: ignore[no-untyped-call]
             self._file.add(summary.custom_scalars(_layout(game)))  # type: ignore[no-untyped-call]  # torch left all untyped
             self._file.add(_hparams_session(hparams))

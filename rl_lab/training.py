@@ -134,6 +134,7 @@ def resume_experiment(
             directory,
             config,
             steps=position.steps,
+            written_steps=position.written_steps,
             record_bytes=position.record_bytes,
             device=device,
             threads=threads,

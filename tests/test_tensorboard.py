@@ -47,16 +47,14 @@ RUNS = [f"{game}/{agent}/seed-0" for game in GAMES for agent in HPARAMS]
 REFERENCES = {"dqn_nature_2015": "eval/human_normalized_score", "cleanrl_dqn_10M": "rollout/ep_rew_mean"}
 
 
-def write_run(folder: Path, scores: dict[int, float], resumed_at_frames: int | None = None) -> None:
+def write_run(folder: Path, scores: dict[int, float], kept_frames: int | None = None) -> None:
     """A run at <Game>/<agent>/seed-<n>, with a score at each of some frames."""
     game, agent, _ = folder.parts[-3:]
     folder.mkdir(parents=True, exist_ok=True)
     config = CONFIG.format(game=game, total_steps=2_500)
     (folder / "config.toml").write_text(config)
     (folder / "status.json").write_text("{}")
-    writer = EventWriter(
-        folder, game=game, config_toml=config, hparams=HPARAMS[agent], resumed_at_frames=resumed_at_frames
-    )
+    writer = EventWriter(folder, game=game, config_toml=config, hparams=HPARAMS[agent], kept_frames=kept_frames)
     for frames, score in scores.items():
         metrics = {
             "eval/mean_reward": score,
@@ -206,7 +204,7 @@ def test_new_points_and_new_games_appear_in_a_running_server(tmp_path: Path) -> 
     with Server(logdir) as server:
         poll(lambda: len(points(server, "Pong/dqn/seed-0", "eval/mean_reward")) == 3)
         # Interrupted after 12,000 frames, resumed from the checkpoint at 8,000, to another score.
-        write_run(runs / "Pong/dqn/seed-0", {12_000: 4.0}, resumed_at_frames=8_000)
+        write_run(runs / "Pong/dqn/seed-0", {12_000: 4.0}, kept_frames=8_000)
         write_run(runs / "Freeway/dqn/seed-0", {4_000: 5.0})
         link_runs(runs, logdir)
         poll(lambda: points(server, "Pong/dqn/seed-0", "eval/mean_reward") == {4_000: 1.0, 8_000: 2.0, 12_000: 4.0})
@@ -216,7 +214,7 @@ def test_new_points_and_new_games_appear_in_a_running_server(tmp_path: Path) -> 
 def test_resuming_hides_what_came_after_the_checkpoint_and_keeps_its_evaluation(tmp_path: Path) -> None:
     run = tmp_path / "Pong/dqn/seed-0"
     write_run(run, {4_000: 1.0, 8_000: 2.0, 12_000: 3.0})
-    write_run(run, {}, resumed_at_frames=8_000)
+    write_run(run, {}, kept_frames=8_000)
     # The loader of --load_fast=false: the server's other one goes by the next point of the same curve.
     events = EventAccumulator(str(run)).Reload().Tensors("eval/mean_reward")
     assert [event.step for event in events] == [4_000, 8_000]
