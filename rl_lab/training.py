@@ -383,6 +383,8 @@ def _resumable(directory: Path, config: ExperimentConfig) -> Iterator[None]:
     """What the disk refuses stops a run that can go on."""
     try:
         yield
+    except BrokenPipeError:  # the reader of our output has left
+        raise
     except OSError as error:
         raise ResumableError(
             f"{error.filename or directory}: {error.strerror}; the last checkpoint is kept: see to the disk, then go "
