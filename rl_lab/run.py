@@ -224,7 +224,7 @@ def _note_resume(path: Path, present: Mapping[str, object], steps: int) -> None:
     changed = [key for key in present if key != "command" and past.get(key) != present[key]]
     if changed:
         warnings.warn(
-            f"{', '.join(changed)} changed since the run began: it goes on, but not to the same bytes (see {path})",
+            f"{', '.join(changed)} changed since the run began: it goes on, maybe not to the same bytes (see {path})",
             LabWarning,
             stacklevel=4,
         )

@@ -52,9 +52,11 @@ def test_a_run_of_format_2_is_shown_and_evaluated(tmp_path: Path, capsys: pytest
     assert "trained for 408 frames" in capsys.readouterr().out
 
 
-def test_a_run_of_format_2_goes_on_as_one_of_today(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("default:.*changed since the run began")
+def test_a_run_of_format_2_goes_on_as_one_of_today(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = saved_run("format-2", tmp_path)
     assert main(["train", "--resume", str(run)]) == 0
+    assert "git changed since the run began" in capsys.readouterr().err
     assert read_status(run).state == "finished"
     assert what_it_came_to(run) == what_it_came_to(train(FORMAT_2, tmp_path / "today").run)
 
