@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 
 import gymnasium
@@ -117,16 +118,20 @@ def test_a_pickle_that_would_take_all_memory_or_time_is_refused(pickled: bytes) 
         assert not is_read(lambda: read_torch_storages(torch_file(pickled), like, "it"))
 
 
-def test_a_compressed_bomb_is_refused_outside_and_inside() -> None:
+@pytest.mark.parametrize("declared", [64 << 20, 5])
+def test_a_compressed_bomb_is_refused_outside_and_inside(declared: int) -> None:
     inner = torch_file(b"", [bytes(64 << 20)], zipfile.ZIP_DEFLATED)
     assert len(inner) < 100_000
     outer = io.BytesIO()
     with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("data", bytes(64 << 20))
+    inner_zip, outer_zip = (
+        data.replace(struct.pack("<I", 64 << 20), struct.pack("<I", declared)) for data in (inner, outer.getvalue())
+    )
     like = saved_by_torch({"a": torch.zeros(1)})
     with little_is_spent(megabytes=2):
-        assert not is_read(lambda: read_torch_storages(inner, like, "it"))
-        assert not is_read(lambda: read_zip(outer.getvalue(), SB3_MEMBERS, "it"))
+        assert not is_read(lambda: read_torch_storages(inner_zip, like, "it"))
+        assert not is_read(lambda: read_zip(outer_zip, SB3_MEMBERS, "it"))
 
 
 @pytest.mark.parametrize("size", [2**32 - 2, 1_000_000, 5])
@@ -139,24 +144,41 @@ def test_a_zip_that_declares_more_or_less_than_it_has_is_refused(size: int) -> N
         assert not is_read(lambda: read_torch_storages(bytes(lying), like, "it"))
 
 
-def test_members_that_share_their_bytes_or_are_too_many_are_refused() -> None:
-    def shared(count: int, size: int) -> bytes:
-        """A zip of `count` members, all at the same place; the names are of equal length."""
+def test_members_inside_one_another_are_refused_before_they_are_read() -> None:
+    def nested(count: int) -> bytes:
+        """A zip of `count` stored members: each is all that comes after its own header, a megabyte at the end."""
+        members, content = [], bytes(1 << 20)
+        for index in range(count):
+            member = zipfile.ZipInfo(f"{index:03}")
+            member.file_size = member.compress_size = len(content)
+            member.CRC = zlib.crc32(content)
+            members.append(member)
+            content = member.FileHeader() + content
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
-            archive.writestr("000000", bytes(size))
-            [first] = archive.infolist()
-            for index in range(1, count):
-                twin = zipfile.ZipInfo(f"{index:06}")
-                twin.header_offset, twin.file_size, twin.compress_size, twin.CRC = 0, size, size, first.CRC
-                archive.filelist.append(twin)
+            buffer.write(content)
+            archive.start_dir = len(content)
+            archive.comment = b"makes it write its directory"
+            for member in members:
+                member.header_offset = len(content) - member.file_size - len(member.FileHeader())
+                archive.filelist.append(member)
         return buffer.getvalue()
 
-    names = [f"{index:06}" for index in range(100_000)]
-    assert is_read(lambda: read_zip(shared(1, 1 << 20), names, "it"))
-    for data in (shared(900, 1 << 20), shared(100_000, 0)):
-        with little_is_spent(megabytes=8):
-            assert not is_read(lambda: read_zip(data, names, "it"))  # noqa: B023
+    names = [f"{index:03}" for index in range(100)]
+    assert is_read(lambda: read_zip(nested(1), names, "it"))
+    bomb = nested(100)
+    with little_is_spent(megabytes=8):
+        assert not is_read(lambda: read_zip(bomb, names, "it"))
+
+
+def test_members_beyond_number_are_refused_before_they_are_listed() -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for index in range(20_000):
+            archive.writestr(f"{index}", b"")
+    data = buffer.getvalue()
+    with little_is_spent(megabytes=4), pytest.raises(LabError, match="more than 1000 members"):
+        read_zip(data, SB3_MEMBERS, "it")
 
 
 @pytest.mark.parametrize("name", ["../data", "/data", "data/", "other.pth"])
