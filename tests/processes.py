@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.tiny import tiny_experiment
 
 RL_LAB = (sys.executable, "-m", "rl_lab")
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 300
 
 
 def write_config(folder: Path, **changes: object) -> Path:
