@@ -162,7 +162,8 @@ def test_a_later_process_with_the_same_pid_is_not_the_writer() -> None:
 
 def test_a_zombie_writes_no_more() -> None:
     process = start("import sys; sys.stdin.read()")
-    status = dataclasses.replace(running(), pid=process.pid)
+    start_time = psutil.Process(process.pid).create_time()
+    status = dataclasses.replace(running(), pid=process.pid, process_start=start_time)
     assert status.is_live
     process.kill()
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
