@@ -387,7 +387,7 @@ def _resumable(directory: Path, config: ExperimentConfig) -> Iterator[None]:
         raise
     except OSError as error:
         raise ResumableError(
-            f"{error.filename or directory}: {error.strerror}; the last checkpoint is kept: see to the disk, then go "
+            f"{error.filename or directory}: {error.strerror}; what was saved is kept: see to the disk, then go "
             f"on with {_resume_command(directory, config)}"
         ) from error
 

@@ -164,7 +164,7 @@ def test_a_run_that_meets_a_full_disk_says_so_in_one_line_and_goes_on_when_there
         assert main(arguments) == 75
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert ": No space left on device; the last checkpoint is kept: see to the disk, then go on with " in line
+    assert ": No space left on device; what was saved is kept: see to the disk, then go on with " in line
     assert nothing_is_held(disk, run)
     checkpoint, problems = newest_checkpoint(run, resumable=True)
     assert problems == []
@@ -189,7 +189,7 @@ def test_a_disk_too_small_for_the_second_checkpoint_keeps_the_first(disk: Disk, 
     run = disk.path / "Breakout" / "tiny" / "seed-0"
     done = real_rl_lab("train", config, "--runs-dir", disk.path)
     assert (done.returncode, done.stderr.count("\n")) == (75, 1)
-    assert "No space left on device; the last checkpoint is kept: see to the disk, then go on" in done.stderr
+    assert "No space left on device; what was saved is kept: see to the disk, then go on" in done.stderr
     assert done.stderr.endswith(f" with rl-lab train --resume {run}\n")
     assert newest_checkpoint(run, resumable=True) == (run / "checkpoints" / "000000000800", [])
     disk.mount("remount,size=64m")
@@ -214,7 +214,7 @@ def test_a_run_for_which_there_was_no_room_from_the_start_leaves_nothing(
         pages += 1
         disk.fill(but_pages=pages)
     assert pages == 4  # status, configuration, provenance, events
-    assert "No space left on device; the last checkpoint is kept" in capsys.readouterr().err
+    assert "No space left on device; what was saved is kept" in capsys.readouterr().err
     disk.make_room()
     assert main(["train", "--resume", str(run)]) == 0
     assert what_it_came_to(run) == whole

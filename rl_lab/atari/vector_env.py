@@ -8,6 +8,7 @@ also resets a finished game one step late, in a step that ignores its action; he
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 from typing import Protocol as TypingProtocol
@@ -71,6 +72,7 @@ class Observer(TypingProtocol):
         """Called at each episode's end."""
 
 
+@functools.cache  # asking an emulator takes a fifth of a second
 def game_actions(game: str, protocol: Protocol) -> tuple[str, ...]:
     """Names of the actions that the game offers under the protocol, such as NOOP and FIRE, in order."""
     return AtariVectorEnv(game, protocol, 1, np.random.SeedSequence(0), training=False).actions
