@@ -12,6 +12,7 @@ runs/<Game>/<experiment>/seed-<n>/
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ class Run:
         self.directory = directory
         self.config = config
         self._steps = steps
-        self.set_status("running")  # first of all: what has a status is a run, however it ends
+        self.set_status("running")
         with ExitStack() as opened:
             self._files = {name: opened.enter_context(RecordFile(directory / name, "ab")) for name in RECORDS}
             self._events = EventWriter(
@@ -60,14 +61,18 @@ class Run:
     @classmethod
     def create(cls, directory: Path, config: ExperimentConfig, *, device: str, threads: int) -> Run:
         """Make the run's directory; LabError, and nothing made, where that cannot be."""
+        # Made under another name: what has the right one can be resumed, whenever its process is killed.
+        partial = _partial(directory)
         origin = _json(provenance(config, device=device, threads=threads), indent=2)
         try:
             with ExitStack() as undo:
-                undo.callback(shutil.rmtree, directory, ignore_errors=True)  # there is nothing to go on from
-                directory.mkdir(parents=True, exist_ok=True)
-                run = undo.enter_context(cls(directory, config, steps=0))
-                _replace(directory / "config.toml", config.to_toml())
-                _replace(directory / "provenance.json", origin)
+                undo.callback(shutil.rmtree, partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                _replace(partial / "config.toml", config.to_toml())
+                _replace(partial / "provenance.json", origin)
+                partial.replace(directory)
+                undo.callback(shutil.rmtree, directory, ignore_errors=True)
+                run = cls(directory, config, steps=0)
                 undo.pop_all()
         except OSError as error:
             raise LabError(
@@ -146,7 +151,8 @@ class Run:
         """Replace status.json in one step."""
         frames = self._steps * self.config.protocol.frame_skip
         status = Status.of_this_process(state, reason, steps=self._steps, frames=frames)
-        _replace(self.directory / "status.json", _json(vars(status), indent=2))
+        # Written at each point of the curves; a run whose status is lost can be resumed all the same.
+        _replace(self.directory / "status.json", _json(vars(status), indent=2), durable=False)
 
     def close(self) -> None:
         """Close the records; all of them are written."""
@@ -177,16 +183,24 @@ def run_directory(runs: Path, config: ExperimentConfig) -> Path:
 
 def make_way(directory: Path, *, overwrite: bool) -> None:
     """Delete an old run, whose lock is held, if the user asked for it; LabError otherwise."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    partial = _partial(directory)
+    if partial.exists():  # left by a process that was killed here, or while it made a run
+        shutil.rmtree(partial)
+    if not directory.exists():
         return
-    if directory.is_symlink() or not (directory / "status.json").is_file():
+    if directory.is_dir() and not any(directory.iterdir()):
+        directory.rmdir()
+        return
+    if directory.is_symlink() or not (directory / "provenance.json").is_file():
         raise LabError(f"{directory} is in the way and is no run; move it, or use another --seed, --name or --runs")
     if not overwrite:
         raise LabError(
             f"{directory} exists; use --resume to go on with it, --overwrite to delete it, or another --seed, --name "
             "or --runs"
         )
-    shutil.rmtree(directory)
+    (directory / "status.json").unlink(missing_ok=True)  # no list shows what is half deleted
+    directory.replace(partial)
+    shutil.rmtree(partial)
 
 
 def require_own_files(directory: Path) -> None:
@@ -194,6 +208,11 @@ def require_own_files(directory: Path) -> None:
     for path in directory.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise LabError(f"{path} is a link or no regular file; a run that goes on holds its own files only")
+
+
+def _partial(directory: Path) -> Path:
+    """The name of a run's directory while it is made or deleted."""
+    return directory.with_name(f".{directory.name}.partial")
 
 
 def _hparams(config: ExperimentConfig) -> dict[str, str | int | float | bool]:
@@ -233,10 +252,14 @@ def _note_resume(path: Path, present: Mapping[str, object], steps: int) -> None:
     _replace(path, _json(past, indent=2))
 
 
-def _replace(path: Path, text: str) -> None:
-    """A new file in the old one's place, in one step."""
+def _replace(path: Path, text: str, *, durable: bool = True) -> None:
+    """A new file in the old one's place, in one step; `durable`: after a power failure, too."""
     temporary = path.with_name(f"{path.name}.new")
-    temporary.write_text(text, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 
