@@ -29,6 +29,8 @@ from rl_lab.untrusted import read_json
 
 FORMAT = 2
 _KEPT = 2
+_PARTIAL = ".partial"
+"""Ends the name of what is not whole yet, or any more."""
 _NAME = re.compile(r"\d{12}(\.replaced)?")
 _MAX_FILES = 100_000
 
@@ -63,8 +65,11 @@ class CheckpointWriter:
     def save(self, frames: int, files: Mapping[str, bytes], segments: Mapping[str, Callable[[], bytes]]) -> Path:
         """Write a checkpoint, then delete all but the newest two; the new one's directory."""
         final = self._run / "checkpoints" / f"{frames:012d}"
-        partial = final.with_suffix(".partial")
-        self._storage.remove_tree(partial)  # left by a run that was killed while it saved
+        partial, replaced = final.with_suffix(_PARTIAL), final.with_suffix(".replaced")
+        # Left by processes that were killed while they saved: a disk that is nearly full needs their room.
+        for folder in (final.parent, self._run / "segments"):
+            for left in sorted(folder.glob(f"*{_PARTIAL}")):
+                self._storage.remove_tree(left)
         self._segments = {
             name: self._segments.get(name) or self._write_segment(name, segments[name]) for name in segments
         }
@@ -76,21 +81,23 @@ class CheckpointWriter:
             "segments": {name: vars(entry) for name, entry in self._segments.items()},
         }
         self._write_files(partial, {**files, "manifest.json": json.dumps(manifest, indent=1).encode()})
-        if final.exists():  # a damaged one, or one of the same frames: kept until the new one has its name
-            self._storage.rename(final, final.with_suffix(".replaced"))
+        self._storage.sync(self._run)  # the folders' own names, before a checkpoint in them counts
+        if final.exists():  # of the same frames: kept until the new one has its name
+            self._storage.remove_tree(replaced)
+            self._storage.rename(final, replaced)
         self._storage.rename(partial, final)
         self._storage.sync(final.parent)
-        self._storage.sync(self._run)
-        self._prune(frames)
+        self._prune()
         return final
 
     def _write_segment(self, name: str, data: Callable[[], bytes]) -> FileEntry:
         folder = self._run / "segments"
         self._storage.make_directory(folder)
         contents = data()
-        self._storage.write(folder / f"{name}.partial", contents)
-        self._storage.sync(folder / f"{name}.partial")
-        self._storage.rename(folder / f"{name}.partial", folder / name)
+        partial = folder / f"{name}{_PARTIAL}"
+        self._storage.write(partial, contents)
+        self._storage.sync(partial)
+        self._storage.rename(partial, folder / name)
         return _entry(contents)
 
     def _write_files(self, directory: Path, files: Mapping[str, bytes]) -> None:
@@ -103,21 +110,17 @@ class CheckpointWriter:
         for folder in sorted(folders, reverse=True):
             self._storage.sync(folder)
 
-    def _prune(self, frames: int) -> None:
-        """Delete what the newest two checkpoints do not need; what lies beyond `frames` is of another past."""
-        reached = [path for path in checkpoints(self._run) if _frames(path) <= frames and path.suffix == ""]
-        kept = reached[-_KEPT:]
-        for path in (self._run / "checkpoints").iterdir():
+    def _prune(self) -> None:
+        """Delete what the newest two checkpoints do not need."""
+        found = checkpoints(self._run)
+        kept = [path for path in found if path.suffix == ""][-_KEPT:]
+        for path in found:
             if path not in kept:
-                # Under its name until now, it must not be mistaken for a damaged one when it is half deleted.
-                doomed = path if path.suffix == ".partial" else path.with_name(f"{path.name}.partial")
-                if doomed != path:
-                    self._storage.rename(path, doomed)
-                self._storage.remove_tree(doomed)
+                _discard(path, self._storage)
         needed = set(self._segments)
         for path in kept[:-1]:
             needed |= _segment_names(path)
-        for segment in (self._run / "segments").glob("*"):
+        for segment in sorted((self._run / "segments").glob("*")):
             if segment.name not in needed:
                 self._storage.remove(segment)
 
@@ -144,6 +147,13 @@ def newest_checkpoint(run: Path, *, resumable: bool = False) -> tuple[Path, list
     if problems:
         raise LabError(f"{run} has no whole checkpoint: {problems[0]}")
     raise LabError(f"{run} has no checkpoint yet; the first one is written after its first iteration")
+
+
+def discard_newer(checkpoint: Path, storage: Storage) -> None:
+    """Delete the checkpoints after the one that a run goes on from: its records will not be those that they name."""
+    found = checkpoints(checkpoint.parent.parent)
+    for path in found[found.index(checkpoint) + 1 :]:
+        _discard(path, storage)
 
 
 def verify(directory: Path, *, segments: bool) -> Manifest:
@@ -180,6 +190,14 @@ def saved_files(directory: Path, folder: str) -> SavedFiles:
     if folder == "state":
         paths |= {name: _segments_folder(directory) / name for name in manifest.segments}
     return SavedFiles(paths)
+
+
+def _discard(directory: Path, storage: Storage) -> None:
+    """Delete a checkpoint, first its name: half deleted, it must not be mistaken for a damaged one."""
+    doomed = directory.with_name(f"{directory.name}{_PARTIAL}")
+    storage.remove_tree(doomed)
+    storage.rename(directory, doomed)
+    storage.remove_tree(doomed)
 
 
 def _entries(table: Mapping[str, Any], key: str, path: Path) -> dict[str, FileEntry]:

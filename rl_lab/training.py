@@ -21,7 +21,14 @@ from typing import Protocol as TypingProtocol
 
 from rl_lab.agent import Agent, Task, load_agent
 from rl_lab.atari import AtariVectorEnv, game_actions
-from rl_lab.checkpoint import CheckpointWriter, checkpoints, newest_checkpoint, read_manifest, saved_files
+from rl_lab.checkpoint import (
+    CheckpointWriter,
+    checkpoints,
+    discard_newer,
+    newest_checkpoint,
+    read_manifest,
+    saved_files,
+)
 from rl_lab.curves import Curves, Progress
 from rl_lab.errors import LabError, LabWarning, ResumableError
 from rl_lab.evaluation import Evaluation, evaluate
@@ -130,6 +137,8 @@ def resume_experiment(
             position = Position.read(saved_files(checkpoint, "loop"), config)
             segments = read_manifest(checkpoint).segments
         _require_steps_left(position, config)
+        if checkpoint is not None:
+            discard_newer(checkpoint, conduct.storage)  # before the records are cut back
         with Run.resume(
             directory,
             config,
