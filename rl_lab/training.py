@@ -123,7 +123,7 @@ def resume_experiment(
     device, threads = use_machine(config.device, config.threads)
     with RunLock(directory) as lock, _resumable(directory, config):
         require_own_files(directory)
-        _tell_of_takeover(directory)
+        was_finished = _tell_of_takeover(directory)
         agent = _build_agent(config, device)
         checkpoint = _newest(directory) if checkpoints(directory) else None
         if checkpoint is None:  # killed before the first one
@@ -136,7 +136,7 @@ def resume_experiment(
             agent.load_state(saved_files(checkpoint, "state"))
             position = Position.read(saved_files(checkpoint, "loop"), config)
             segments = read_manifest(checkpoint).segments
-        _require_steps_left(position, config)
+        _require_steps_left(position, config, was_finished=was_finished)
         if checkpoint is not None:
             discard_newer(checkpoint, conduct.storage)  # before the records are cut back
         with Run.resume(
@@ -336,14 +336,16 @@ def _newest(directory: Path) -> Path:
     return checkpoint
 
 
-def _tell_of_takeover(directory: Path) -> None:
-    """Say what became of a writer that left the run without ending it."""
+def _tell_of_takeover(directory: Path) -> bool:
+    """Say what became of a writer that left the run without ending it; whether one has finished the run."""
     try:
-        told = taken_over(read_status(directory))
-    except LabError:
-        told = "its status is damaged; taking the run over"  # as after a power failure
-    if told:
+        status = read_status(directory)
+    except LabError:  # as after a power failure
+        warnings.warn("its status is missing or damaged; taking the run over", LabWarning, stacklevel=3)
+        return False
+    if told := taken_over(status):
         warnings.warn(told, LabWarning, stacklevel=3)
+    return status.state == "finished"
 
 
 def _require_same_experiment(checkpoint: Path, config: ExperimentConfig, agent_file: str | None) -> None:
@@ -358,14 +360,18 @@ def _require_same_experiment(checkpoint: Path, config: ExperimentConfig, agent_f
             )
 
 
-def _require_steps_left(position: Position, config: ExperimentConfig) -> None:
-    """LabError for a run that is finished, or would be past its end."""
-    if position.begin_steps >= config.total_steps or position.steps > config.total_steps:
+def _require_steps_left(position: Position, config: ExperimentConfig, *, was_finished: bool) -> None:
+    """LabError for a run that is finished, or would be past its end.
+
+    One that was killed between its last checkpoint and its end has only to be ended.
+    """
+    is_over = position.begin_steps >= config.total_steps
+    if position.steps > config.total_steps or (is_over and was_finished):
         raise LabError(
             f"the run has {position.steps:,} of {config.total_steps:,} agent steps; give a larger --total-steps to go "
             "on"
         )
-    if position.begin_steps % config.iteration_steps:
+    if position.begin_steps % config.iteration_steps and not is_over:
         warnings.warn(
             f"an iteration was ended early by the former budget, at {position.begin_steps:,} steps: this run is not "
             f"the same as one of {config.total_steps:,} steps from the start",
