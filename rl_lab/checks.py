@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from rl_lab.errors import LabError
@@ -44,6 +45,14 @@ def require_one_of(config: object, allowed: tuple[str, ...], *fields: str) -> No
         value = getattr(config, field)
         if value not in allowed:
             raise LabError(f"{field} is {value!r}; allowed is one of {', '.join(allowed)}")
+
+
+def require_word(config: object, *fields: str) -> None:
+    """Each field may name a folder and be shown, else a LabError."""
+    for field in fields:
+        value = getattr(config, field)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
+            raise LabError(f"{field} is {value!r}; allowed are letters, digits, dots, dashes and underscores")
 
 
 def integer_at(table: Mapping[str, object], key: str, where: str) -> int:

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+_MAX_CHARACTERS = 2_000
+"""Of a message: the names of all games fit in."""
+
 
 class LabError(Exception):
     """A mistake of the user's: shown as one line, exit status 2.
@@ -14,6 +17,9 @@ class LabError(Exception):
     """
 
     exit_status: ClassVar[int] = 2
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ResumableError(LabError):
@@ -24,6 +30,20 @@ class ResumableError(LabError):
 
 class LabWarning(UserWarning):
     """What the user should know, and may go on with; the message is one line."""
+
+
+def printable(text: str) -> str:
+    """Without line ends and escape sequences, which a stranger's file may put into what is shown."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def one_line(message: str) -> str:
+    """The printable message, without its middle where a value in it is endless."""
+    message = printable(message)
+    if len(message) <= _MAX_CHARACTERS:
+        return message
+    half = _MAX_CHARACTERS // 2 - 5
+    return f"{message[:half]} [...] {message[-half:]}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.atari import MAX_PARALLEL_GAMES, Protocol, named_protocol, resolve_game
-from rl_lab.checks import LARGEST_INTEGER, require_at_least, require_between, require_one_of
+from rl_lab.checks import LARGEST_INTEGER, require_at_least, require_between, require_one_of, require_word
 from rl_lab.config import from_table, read_toml, to_toml
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
@@ -49,8 +49,7 @@ class ExperimentConfig:
     """The agent and its hyperparameters."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise LabError(f"name is {self.name!r}; allowed are letters, digits, dots, dashes and underscores")
+        require_word(self, "name")
         if self.game != resolve_game(self.game):
             raise LabError(f"game is {self.game!r}; its name is {resolve_game(self.game)!r}")
         require_between(self, 0, LARGEST_INTEGER, "seed")

@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from rl_lab.checks import require_at_least, require_between, require_one_of
+from rl_lab.checks import require_at_least, require_between, require_one_of, require_word
 from rl_lab.errors import LabError, did_you_mean
 
 
@@ -43,6 +43,7 @@ class Protocol:
     """Full games in an evaluation of a saved agent. A matter of precision: not in the fingerprint."""
 
     def __post_init__(self) -> None:
+        require_word(self, "name")
         require_between(self, 0, 1, "sticky_probability", "evaluation_epsilon")
         require_between(self, 0, 1_000, "noop_max")
         require_between(self, 1, 60, "frame_skip")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn, TextIO
 
 from rl_lab import __version__
-from rl_lab.errors import LabError, LabWarning, did_you_mean
+from rl_lab.errors import LabError, LabWarning, did_you_mean, one_line
 
 COMMANDS = {
     "train": "train an agent, with evaluations, TensorBoard curves and checkpoints",
@@ -74,8 +74,10 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """The lab's own in one line, without the place in the code."""
-    own = category is LabWarning
-    text = f"rl-lab: {message}\n" if own else warnings.formatwarning(message, category, filename, lineno, line)
+    if category is LabWarning:
+        text = f"rl-lab: {one_line(str(message))}\n"
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
     (file or sys.stderr).write(text)
 
 
