@@ -39,7 +39,6 @@ from rl_lab.schedules import linear
 from rl_lab.seeding import generator, generator_state, integer_seed, restore_generator
 from rl_lab.system import has_fast_bf16
 from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
-from rl_lab.untrusted import parse_json
 from rl_lab.weights import PRECISIONS, MasterWeights
 
 _WEIGHTS, _LEARNER, _COUNTERS = "weights.safetensors", "learner.safetensors", "counters.json"
@@ -223,7 +222,7 @@ class DQN(Agent):
 
     def load_state(self, files: SavedFiles) -> None:
         """Go on where another agent of this configuration was saved."""
-        counters = parse_json(files.read(_COUNTERS), _COUNTERS)
+        counters = files.read_json(_COUNTERS)
         self._steps, self._updates, self._target_copies = (
             integer_at(counters, key, _COUNTERS) for key in ("steps", "updates", "target_copies")
         )

@@ -11,7 +11,6 @@ from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.seeding import generator, generator_state, restore_generator
-from rl_lab.untrusted import parse_json
 
 
 class Uniform(Agent):
@@ -45,7 +44,7 @@ class Uniform(Agent):
 
     def load_state(self, files: SavedFiles) -> None:
         """Go on in the stream of actions."""
-        restore_generator(self._rng, parse_json(files.read("generator.json"), "generator.json"))
+        restore_generator(self._rng, files.read_json("generator.json"))
         self._begin_acting()
 
     def _begin_acting(self) -> None:

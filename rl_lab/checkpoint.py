@@ -25,14 +25,13 @@ from typing import Any
 from rl_lab.errors import LabError
 from rl_lab.saved import SavedFiles
 from rl_lab.storage import Storage
-from rl_lab.untrusted import read_json
+from rl_lab.untrusted import files_below, read_json
 
 FORMAT = 2
 _KEPT = 2
 _PARTIAL = ".partial"
 """Ends the name of what is not whole yet, or any more."""
 _NAME = re.compile(r"\d{12}(\.replaced)?")
-_MAX_FILES = 100_000
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def verify(directory: Path, *, segments: bool) -> Manifest:
 def read_manifest(directory: Path) -> Manifest:
     """LabError where it is missing, damaged, or of another version of the lab."""
     path = directory / "manifest.json"
-    table = read_json(path, max_bytes=1 << 26)
+    table = read_json(path)
     if table.get("format") != FORMAT:
         raise LabError(
             f"{path} is of checkpoint format {table.get('format')!r}; this version of rl-lab reads format {FORMAT}"
@@ -202,7 +201,7 @@ def _discard(directory: Path, storage: Storage) -> None:
 
 def _entries(table: Mapping[str, Any], key: str, path: Path) -> dict[str, FileEntry]:
     entries = table.get(key)
-    if not isinstance(entries, dict) or len(entries) > _MAX_FILES:
+    if not isinstance(entries, dict):
         raise LabError(f"{path} is damaged: it has no {key}")
     return {name: _checked_entry(name, value, key, path) for name, value in entries.items()}
 
@@ -229,8 +228,7 @@ def _verify_file(path: Path, entry: FileEntry) -> None:
 
 def _file_names(directory: Path) -> set[str]:
     """All below the directory but folders and the manifest, as POSIX paths."""
-    found = (path for path in directory.rglob("*") if not path.is_dir() or path.is_symlink())
-    return {path.relative_to(directory).as_posix() for path in found} - {"manifest.json"}
+    return {path.relative_to(directory).as_posix() for path in files_below(directory)} - {"manifest.json"}
 
 
 def _segment_names(directory: Path) -> set[str]:

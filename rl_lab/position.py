@@ -18,9 +18,11 @@ from rl_lab.errors import LabError
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.run import RECORDS
 from rl_lab.saved import SavedFiles
-from rl_lab.untrusted import TensorSpec, pack_arrays, parse_json, unpack_arrays
+from rl_lab.untrusted import TensorSpec, pack_arrays, unpack_arrays
 
 _POSITION, _PLAYED = "position.json", "played.safetensors"
+_MAX_PLAYED_BYTES = 1 << 28
+"""Actions of one byte: a billion frames in one iteration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +59,19 @@ class Position:
     @classmethod
     def read(cls, files: SavedFiles, config: ExperimentConfig) -> Self:
         """LabError for files that are damaged or of another experiment."""
-        table = parse_json(files.read(_POSITION), _POSITION)
+        table = files.read_json(_POSITION)
         record_bytes, metrics = table.get("record_bytes"), table.get("agent_metrics")
         if not isinstance(record_bytes, dict) or not isinstance(metrics, dict):
             raise LabError(f"{_POSITION} is damaged: it says nothing of records and metrics")
         if not all(isinstance(value, float) for value in metrics.values()):
-            raise LabError(f"{_POSITION} is damaged: a metric of {metrics} is no number")
-        max_bytes = config.iteration_steps + (1 << 20)
+            raise LabError(f"{_POSITION} is damaged: a metric is no number")
+        max_bytes = min(config.iteration_steps + 1_000, _MAX_PLAYED_BYTES)
         actions = {"actions": TensorSpec("U8", (None, config.num_games))}
         played = unpack_arrays(files.read(_PLAYED, max_bytes=max_bytes), actions, _PLAYED)["actions"]
         num_actions = len(game_actions(config.game, config.protocol))
         if (played >= num_actions).any() or played.size > config.iteration_steps:
             raise LabError(f"{_PLAYED} was not played in this experiment: {played.shape} of {num_actions} actions")
-        return cls(
+        position = cls(
             iteration=integer_at(table, "iteration", _POSITION),
             begin_steps=integer_at(table, "begin_steps", _POSITION),
             played=played,
@@ -77,3 +79,6 @@ class Position:
             written_steps=integer_at(table, "written_steps", _POSITION),
             agent_metrics=metrics,
         )
+        if position.begin_steps % config.num_games or position.written_steps > position.steps:
+            raise LabError(f"{_POSITION} is damaged: its counters do not fit each other")
+        return position

@@ -21,6 +21,8 @@ Writer = Literal["alive", "gone", "of an earlier boot", "on another machine"]
 """What became of the process that writes a run; on another machine that cannot be known."""
 
 _CONFIG_KEYS = {"name": str, "game": str, "seed": int, "total_steps": int, "protocol": dict, "agent": dict}
+_EPISODE_KEYS = {"score": float, "length_frames": int}
+_LARGEST_SCORE = 1e15
 _EVALUATION_KEYS = {
     "game": str,
     "frames": int,
@@ -113,6 +115,16 @@ def last_evaluation(directory: Path) -> dict[str, Any] | None:
     path = directory / "evaluations.jsonl"
     records = read_records(path) if path.exists() else []
     return _with_keys(records[-1], _EVALUATION_KEYS, path) if records else None
+
+
+def last_episodes(directory: Path, count: int) -> list[tuple[float, int]]:
+    """Score and length in frames of the run's last training episodes; LabError where they are none."""
+    path = directory / "episodes.jsonl"
+    lines = read_bytes(path, max_bytes=_MAX_RECORDS_BYTES).rsplit(b"\n", count + 1)[:-1]
+    episodes = [_with_keys(parse_json(line, str(path)), _EPISODE_KEYS, path) for line in lines[-count:]]
+    if any(abs(episode["score"]) > _LARGEST_SCORE for episode in episodes):
+        raise LabError(f"{path} has a score beyond +-{_LARGEST_SCORE:g}, which no game gives")
+    return [(episode["score"], episode["length_frames"]) for episode in episodes]
 
 
 def read_config(directory: Path) -> dict[str, Any]:

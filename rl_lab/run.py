@@ -26,11 +26,11 @@ from rl_lab.errors import LabError, LabWarning
 from rl_lab.evaluation import Evaluation
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.provenance import provenance
-from rl_lab.records import State, Status, read_records
+from rl_lab.records import State, Status, last_episodes
 from rl_lab.scores import DEFAULT_TABLE
 from rl_lab.storage import RecordFile, Storage
 from rl_lab.tensorboard import EVALUATION_TAG, NORMALIZED_TAG, EventWriter
-from rl_lab.untrusted import read_json
+from rl_lab.untrusted import files_below, read_json
 
 RECORDS = ("episodes.jsonl", "metrics.jsonl", "evaluations.jsonl")
 
@@ -97,9 +97,12 @@ class Run:
         The records had the given lengths there: what came after is cut off.
         """
         for name in RECORDS:
-            _cut_back(directory / name, record_bytes[name])
-        _replace(directory / "config.toml", config.to_toml())
+            _require_whole(directory / name, record_bytes[name])
         _note_resume(directory / "provenance.json", provenance(config, device=device, threads=threads), steps)
+        for name in RECORDS:
+            with (directory / name).open("ab") as file:  # which a run that was killed early may not have
+                file.truncate(record_bytes[name])
+        _replace(directory / "config.toml", config.to_toml())
         return cls(directory, config, steps=steps, written_steps=written_steps)
 
     def log_episode(self, episode: Episode, *, base_steps: int) -> None:
@@ -144,8 +147,7 @@ class Run:
 
     def recent_episodes(self, count: int) -> list[tuple[float, int]]:
         """Score and length in frames of the last training episodes."""
-        records = read_records(self.directory / "episodes.jsonl")[-count:]
-        return [(record["score"], record["length_frames"]) for record in records]
+        return last_episodes(self.directory, count)
 
     def set_status(self, state: State, reason: str = "") -> None:
         """Replace status.json in one step."""
@@ -205,8 +207,8 @@ def make_way(directory: Path, *, overwrite: bool) -> None:
 
 def require_own_files(directory: Path) -> None:
     """LabError where something in a run leads out of it: what a resume writes must stay there."""
-    for path in directory.rglob("*"):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+    for path in files_below(directory):
+        if path.is_symlink() or not path.is_file():
             raise LabError(f"{path} is a link or no regular file; a run that goes on holds its own files only")
 
 
@@ -226,20 +228,22 @@ def _hparams(config: ExperimentConfig) -> dict[str, str | int | float | bool]:
     }
 
 
-def _cut_back(path: Path, size_bytes: int) -> None:
+def _require_whole(path: Path, size_bytes: int) -> None:
     """LabError where records are missing that the checkpoint has seen."""
-    with path.open("ab") as file:
-        if file.tell() < size_bytes:
-            raise LabError(
-                f"{path} has {file.tell():,} bytes, and had {size_bytes:,} at the checkpoint: records were lost; "
-                "put the file back, or start again with --overwrite"
-            )
-        file.truncate(size_bytes)
+    present = path.stat().st_size if path.is_file() else 0
+    if present < size_bytes:
+        raise LabError(
+            f"{path} has {present:,} bytes, and had {size_bytes:,} at the checkpoint: records were lost; put the file "
+            "back, or start again with --overwrite"
+        )
 
 
 def _note_resume(path: Path, present: Mapping[str, object], steps: int) -> None:
     """Add where the run goes on; LabWarning where that is not as it began."""
     past = read_json(path)
+    resumes = past.setdefault("resumes", [])
+    if not isinstance(resumes, list):
+        raise LabError(f"{path} is damaged: resumes is no list")
     changed = [key for key in present if key != "command" and past.get(key) != present[key]]
     if changed:
         warnings.warn(
@@ -247,8 +251,7 @@ def _note_resume(path: Path, present: Mapping[str, object], steps: int) -> None:
             LabWarning,
             stacklevel=4,
         )
-    resumes = past.get("resumes")
-    past["resumes"] = [*(resumes if isinstance(resumes, list) else ()), {"at_steps": steps, **present}]
+    resumes.append({"at_steps": steps, **present})
     _replace(path, _json(past, indent=2))
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rl_lab.errors import LabError
-from rl_lab.untrusted import read_bytes
+from rl_lab.untrusted import parse_json, read_bytes
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,7 @@ class SavedFiles:
         if name not in self._paths:
             raise LabError(f"the file {name!r} was not saved (there are: {', '.join(self._paths) or 'none'})")
         return read_bytes(self._paths[name], max_bytes=max_bytes)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file of at most 1 MB, which may take fifty times as much; LabError for anything else."""
+        return parse_json(self.read(name, max_bytes=1 << 20), name)

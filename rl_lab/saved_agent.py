@@ -19,6 +19,8 @@ from rl_lab.untrusted import read_json
 
 FORMAT = 1
 _DESCRIPTION = "agent.json"
+_MOST_ACTIONS = 18
+"""Of an Atari game. A network has an output for each: more would be memory for whatever a file says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,8 @@ class Description:
 
     def __post_init__(self) -> None:
         require_between(self, 0, LARGEST_INTEGER, "seed")
-        if not self.actions or not all(isinstance(action, str) for action in self.actions):
-            raise LabError(f"actions are {self.actions!r}; allowed are names such as NOOP, one or more")
+        if not 1 <= len(self.actions) <= _MOST_ACTIONS or not all(isinstance(action, str) for action in self.actions):
+            raise LabError(f"actions are {self.actions!r}; allowed are 1 to {_MOST_ACTIONS} names such as NOOP")
 
 
 def describe(config: ExperimentConfig, *, actions: Sequence[str], steps: int) -> Description:

@@ -80,6 +80,24 @@ def read_bytes(path: Path, *, max_bytes: int, follow_links: bool = False) -> byt
         raise LabError(f"{str(path)!r} is no name of a file: {error}") from error
 
 
+def files_below(directory: Path) -> Iterator[Path]:
+    """All below the directory but folders; links are not followed. LabError where it cannot be read.
+
+    Folders in folders in folders are no call in a call in a call.
+    """
+    folders = [directory]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(Path(entry.path))
+                    else:
+                        yield Path(entry.path)
+        except OSError as error:
+            raise LabError(f"{error.filename or directory} cannot be read: {error.strerror}") from error
+
+
 def read_json(path: Path, *, max_bytes: int = 1 << 20) -> dict[str, Any]:
     """The one JSON object in a file; LabError for anything else."""
     return parse_json(read_bytes(path, max_bytes=max_bytes), str(path))
