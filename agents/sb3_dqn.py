@@ -41,7 +41,7 @@ from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.seeding import generator_state, integer_seed, restore_generator
 from rl_lab.system import require_memory
 from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
-from rl_lab.untrusted import parse_json, read_torch_storages, read_zip
+from rl_lab.untrusted import read_torch_storages, read_zip
 
 _BYTES_PER_OBSERVATION = math.prod(OBSERVATION_SHAPE)
 _BYTES_BESIDE_OBSERVATIONS = 20
@@ -201,16 +201,15 @@ class SB3DQN(Agent):
 
     def load_state(self, files: SavedFiles) -> None:
         """Go on where another agent of this configuration was saved."""
-        model, table = self.model, parse_json(files.read(_STATE), _STATE)
+        model, table = self.model, files.read_json(_STATE)
         for counter in _COUNTERS:
             setattr(model, counter, integer_at(table, counter, _STATE))
-        try:
-            model.exploration_rate = float(table["exploration_rate"])
-            model.logger.name_to_value.update({tag: float(value) for tag, value in table["logged"].items()})
-            *words, position, has_gauss, gauss = table["numpy"]
-            np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, gauss))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise LabError(f"{_STATE} is damaged: {type(error).__name__}: {error}") from error
+        logged, rate = table.get("logged"), table.get("exploration_rate")
+        if not isinstance(logged, dict) or not all(isinstance(value, float) for value in (rate, *logged.values())):
+            raise LabError(f"{_STATE} is damaged: it does not say what was logged last")
+        model.exploration_rate = table["exploration_rate"]
+        model.logger.name_to_value.update(logged)
+        _restore_global_generator(table.get("numpy"))
         restore_generator(model.action_space.np_random, table.get("action_space"))
 
         optimizer = optimizer_state_like(model.policy.optimizer, ADAM_STATE if model._n_updates else ())
@@ -242,6 +241,10 @@ class SB3DQN(Agent):
             )
         oldest = max(self._written_rows - size, 0)
         for part in parts:
+            actions, rewards = part.columns["actions"], part.columns["rewards"]
+            num_actions = self._task.num_actions
+            if ((actions < 0) | (actions >= num_actions)).any() or not np.isfinite(rewards).all():
+                raise LabError(f"the saved replay has actions or rewards that a game of {num_actions} actions has not")
             for index, row in enumerate(part.indices.tolist()):
                 if row < oldest:
                     continue  # a segment keeps what was overwritten since
@@ -351,6 +354,23 @@ def _read_weights(model_zip: bytes, own: Mapping[str, Tensor], where: str) -> di
         name: torch.frombuffer(bytearray(storage), dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
         for (name, tensor), storage in zip(own.items(), storages, strict=True)
     }
+
+
+def _restore_global_generator(state: object) -> None:
+    """Let numpy's global generator go on from a saved state, [624 words, position, has_gauss, gauss].
+
+    LabError for what is none: numpy takes any position, and reads there, beyond its memory.
+    """
+    match state:
+        case [*words, int(position), int(has_gauss), float(gauss)] if (
+            len(words) == 624
+            and all(type(word) is int and 0 <= word < 2**32 for word in words)
+            and 0 <= position <= len(words)
+            and has_gauss in (0, 1)
+        ):
+            np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, gauss))
+        case _:
+            raise LabError(f"{_STATE} is damaged: numpy is no state of its global generator")
 
 
 class _LeanReplay(ReplayBuffer):

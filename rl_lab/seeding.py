@@ -45,6 +45,9 @@ def restore_generator(rng: np.random.Generator, state: object) -> None:
     for name, bits in _GENERATOR_BITS.items():
         if type(state[name]) is not int or not 0 <= state[name] < 2**bits:
             raise LabError(f"the saved state of a generator is damaged: {name} is an integer of {bits} bits")
+    if state["inc"] % 2 == 0:
+        # With such a step PCG64 can repeat one number for ever, which numpy may go on refusing, out of reach of Ctrl-C.
+        raise LabError("the saved state of a generator is damaged: inc is even")
     rng.bit_generator.state = {
         "bit_generator": "PCG64",
         "state": {"state": state["state"], "inc": state["inc"]},
