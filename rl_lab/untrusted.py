@@ -164,9 +164,14 @@ def unpack_arrays(data: bytes, expected: Mapping[str, TensorSpec], where: str) -
     """The arrays of a safetensors file; LabError unless it holds exactly those expected."""
     check_tensors(data, expected, where)
     try:
-        return safetensors.numpy.load(data)
+        arrays = safetensors.numpy.load(data)
     except safetensors.SafetensorError as error:
         raise LabError(f"{where} is damaged: {error}") from error
+    for name, array in arrays.items():
+        # numpy computes with a truth of any other byte as it happens to.
+        if array.dtype == np.bool_ and array.view(np.uint8).max(initial=0) > 1:
+            raise LabError(f"{where} is damaged: {name} holds bytes that are neither true nor false")
+    return arrays
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -130,9 +130,11 @@ class ReplayMemory:
         own = {"next_ages": TensorSpec("U8", (num_games,))}
         self._written, arrays, parts = load_steps(files, _COLUMNS, own, num_games, self.num_slots)
         self._next_ages = arrays["next_ages"].astype(np.uint8)
+        _require_ages(self._next_ages)
         for part in parts:
             if (part.columns["actions"] >= num_actions).any() or not np.isfinite(part.columns["rewards"]).all():
                 raise LabError(f"the saved replay has actions or rewards that a game of {num_actions} actions has not")
+            _require_ages(part.columns["ages"])
             slots = part.indices % self.num_slots
             for name in _COLUMNS.keys() - {FRAMES}:
                 getattr(self, f"_{name}")[part.game, slots] = part.columns[name]
@@ -232,3 +234,8 @@ class ReplayMemory:
         stacks = self._frames.read(games, (indices[:, None] - back) % self.num_slots)
         stacks[back > self._ages[games, indices % self.num_slots][:, None]] = 0
         return stacks
+
+
+def _require_ages(ages: NDArray[np.uint8]) -> None:
+    if (ages >= STACK).any():
+        raise LabError(f"the saved replay has ages of {STACK} or more; they are counted to {STACK - 1}")

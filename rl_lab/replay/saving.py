@@ -32,6 +32,8 @@ _SEGMENT_BYTES = 1 << 27
 """Frames of a segment before compression: what saving and loading hold in memory."""
 _PIECE_BYTES = 1 << 18
 """Consecutive frames of a game that are compressed together."""
+_MOST_STEPS = 1 << 48
+"""Of a game, ever: ten million years of play."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def save_steps(
     `own` are arrays of the replay's own, which go into the tail.
     """
     length = _segment_steps(columns, len(written))
-    whole = range(int(oldest.min()) // length, int(written.min()) // length)
+    whole = _whole_segments(oldest, written, length)
 
     def pack(start: int, ends: NDArray[np.int64]) -> Columns:
         return _pack(read, columns, np.clip(start, oldest, ends), ends)
@@ -85,20 +87,27 @@ def load_steps(
     LabError for files that no replay of `num_slots` steps a game has saved.
     """
     length = _segment_steps(columns, num_games)
-    frame_bytes = math.prod(columns[FRAMES].shape)
-    max_bytes = 2 * (frame_bytes + 64) * (num_slots + 2 * length) * num_games + (1 << 20)
-    tail = files.read(_TAIL, max_bytes=max_bytes)
-    arrays = _unpack(tail, columns, num_games, {"segments": TensorSpec("I64", (2,)), **own}, _TAIL)
-    first, stop = arrays["segments"].tolist()
-    if not 0 <= first <= stop <= first + num_slots // length + 2:
-        raise LabError(f"{_TAIL} names segments {first} to {stop} of a replay of {num_slots} steps a game")
+    step_bytes = math.prod(columns[FRAMES].shape) * 65 // 64 + 64  # incompressible frames, and what lies beside them
+
+    def read(name: str, steps: int, more: Mapping[str, TensorSpec]) -> Columns:
+        data = files.read(name, max_bytes=step_bytes * steps * num_games + (1 << 20))
+        return _unpack(data, columns, num_games, more, name)
+
+    arrays = read(_TAIL, num_slots, {"segments": TensorSpec("I64", (2,)), **own})
     written = arrays["ends"].astype(np.int64)
+    oldest = np.maximum(written - num_slots, 0)
+    whole = _whole_segments(oldest, written, length)
+    is_rest = (arrays["starts"] == np.clip(whole.stop * length, oldest, written)).all()
+    if arrays["segments"].tolist() != [whole.start, whole.stop] or not is_rest:
+        raise LabError(f"{_TAIL} with its segments has not all steps of a replay of {num_slots} steps a game")
 
     def parts() -> Iterator[Part]:
-        for k in range(first, stop):
-            name = _segment_name(k)
-            segment = _unpack(files.read(name, max_bytes=max_bytes), columns, num_games, {}, name)
-            if (segment["ends"] != (k + 1) * length).any() or (segment["starts"] < k * length).any():
+        for k in whole:
+            name, start, end = _segment_name(k), k * length, (k + 1) * length
+            segment = read(name, length, {})
+            # It may begin earlier than the ring does now, which has gone on since.
+            begins = (segment["starts"] >= start) & (segment["starts"] <= np.clip(oldest, start, end))
+            if (segment["ends"] != end).any() or not begins.all():
                 raise LabError(f"{name} holds the steps of another segment")
             yield from _parts(segment, columns, name)
         yield from _parts(arrays, columns, _TAIL)
@@ -108,6 +117,11 @@ def load_steps(
 
 def _segment_steps(columns: Mapping[str, Column], num_games: int) -> int:
     return max(_SEGMENT_BYTES // (math.prod(columns[FRAMES].shape) * num_games), 1)
+
+
+def _whole_segments(oldest: NDArray[np.int64], written: NDArray[np.int64], length: int) -> range:
+    """Numbers of the segments that are whole and not overwritten in every game."""
+    return range(int(oldest.min()) // length, int(written.min()) // length)
 
 
 def _segment_name(number: int) -> str:
@@ -148,7 +162,7 @@ def _unpack(
     others = {name: TensorSpec(spec.dtype, (None, *spec.shape)) for name, spec in columns.items() if name != FRAMES}
     arrays = unpack_arrays(data, {**ranges, **compressed, **others, **more}, where)
     starts, ends = arrays["starts"], arrays["ends"]
-    if (starts < 0).any() or (ends < starts).any():
+    if (starts < 0).any() or (ends < starts).any() or (ends > _MOST_STEPS).any():
         raise LabError(f"{where} holds steps {starts.tolist()} to {ends.tolist()}")
     counts = [end - start for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
     pieces = sum(-(-count // _piece_steps(columns)) for count in counts)
