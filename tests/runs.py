@@ -74,9 +74,10 @@ def rewrite_manifest(checkpoint: Path) -> None:
     """Let the manifest fit the files again, as a stranger would who means harm."""
     path = checkpoint / "manifest.json"
     manifest = json.loads(path.read_text())
-    for name in manifest["files"]:
-        data = (checkpoint / name).read_bytes()
-        manifest["files"][name] = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    for key, folder in (("files", checkpoint), ("segments", checkpoint.parent.parent / "segments")):
+        for name in manifest[key]:
+            data = (folder / name).read_bytes()
+            manifest[key][name] = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     path.write_text(json.dumps(manifest))
 
 
