@@ -102,7 +102,7 @@ def load_and_go_on(agent_name: str, checkpoint: Path) -> None:
     agent.load(saved_files(checkpoint, "agent"))
     agent.prepare()
     agent.load_state(saved_files(checkpoint, "state"))
-    Position.read(saved_files(checkpoint, "loop"), config, NUM_ACTIONS)
+    Position.read(saved_files(checkpoint, "loop"), config)
     env = games()
     env.reset()
     env.steps = 0
