@@ -4,5 +4,6 @@ from __future__ import annotations
 
 import os
 
-# Before torch is imported. Threads of OpenMP that wait for each other's core take many times as long.
+# Before torch is imported. OpenMP's threads spin while they wait, which beside other busy processes takes minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
