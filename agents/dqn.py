@@ -207,7 +207,11 @@ class DQN(Agent):
         self.network.load_state_dict(read_tensors(files, _WEIGHTS, self.network.state_dict()))
 
     def save_state(self) -> SavedState:
-        """What the weights are not: target network, optimizer, replay, counters and generators."""
+        """What the weights are not: target network, optimizer, replay, counters and generators.
+
+        LabError for weights that are not finite: the checkpoint before is the one to go on from.
+        """
+        require_finite_weights(self._weights.values)
         counters = {
             "steps": self._steps,
             "updates": self._updates,

@@ -181,7 +181,9 @@ class SB3DQN(Agent):
         """What model.zip lacks, or has as pickles: optimizer, replay, counters, what was logged, and generators.
 
         SB3 draws from numpy's global generator and from that of its action space; nothing else may draw from them.
+        LabError for weights that are not finite.
         """
+        self._require_finite_weights()
         model = self.model
         name, words, *place = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state(legacy=True))
         assert name == "MT19937", name
@@ -320,8 +322,11 @@ class SB3DQN(Agent):
     def _guard(self, protocol: Protocol) -> None:
         """Look for divergence after an update."""
         if self._batch_q_values is not None:
-            require_finite_weights(torch.cat([weight.flatten() for weight in self.model.q_net.parameters()]))
+            self._require_finite_weights()
             warn_of_divergence(self._batch_q_values, reward_clip=protocol.reward_clip, discount=self.config.discount)
+
+    def _require_finite_weights(self) -> None:
+        require_finite_weights(torch.cat([weight.flatten() for weight in self.model.q_net.parameters()]))
 
     def _metrics(self) -> dict[str, float]:
         """What SB3 recorded in the last round of updates; nothing of learning before the first one."""

@@ -7,7 +7,7 @@ checkpoints of a run.
     checkpoints/000001000000/           the emulator frames
       agent/...                         the saved agent: see rl_lab.saved_agent
       state/...                         what else the agent needs to go on
-      loop.json  played.safetensors     where in its loop the run stands
+      loop/...                          where in its loop the run stands: see rl_lab.position; and its experiment
       manifest.json                     written last
     segments/replay-00000000.safetensors
 """

@@ -32,6 +32,8 @@ from rl_lab.storage import RecordFile, Storage
 from rl_lab.tensorboard import EVALUATION_TAG, NORMALIZED_TAG, EventWriter
 from rl_lab.untrusted import files_below, read_json
 
+_NOTED_RESUMES = 100
+"""The last ones, in provenance.json: a run that is preempted all the time has thousands."""
 RECORDS = ("episodes.jsonl", "metrics.jsonl", "evaluations.jsonl")
 
 
@@ -251,7 +253,7 @@ def _note_resume(path: Path, present: Mapping[str, object], steps: int) -> None:
             LabWarning,
             stacklevel=4,
         )
-    resumes.append({"at_steps": steps, **present})
+    past["resumes"] = [*resumes[1 - _NOTED_RESUMES :], {"at_steps": steps, **present}]
     _replace(path, _json(past, indent=2))
 
 

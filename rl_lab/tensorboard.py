@@ -99,7 +99,8 @@ class _EventFile:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         # TensorBoard reads the files of a folder by name: numbered, and not by a clock, they come in order of writing.
-        number = sum(1 for _ in directory.glob("events.out.tfevents.*"))
+        numbers = (path.name.rpartition(".")[2] for path in directory.glob("events.out.tfevents.*"))
+        number = max((int(text) for text in numbers if text.isdecimal()), default=-1) + 1
         self._file = RecordFile(directory / f"events.out.tfevents.{number:06d}", "xb")
         self._records = RecordWriter(self._file)
 

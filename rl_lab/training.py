@@ -130,11 +130,12 @@ def resume_experiment(
             agent.prepare()
             position, segments = Position.start(config.num_games), {}
         else:
-            _require_same_experiment(checkpoint, config, agent_file)
+            saved = _require_same_experiment(checkpoint, config, agent_file)
             agent.load(saved_files(checkpoint, "agent"))
             agent.prepare()
             agent.load_state(saved_files(checkpoint, "state"))
             position = Position.read(saved_files(checkpoint, "loop"), config)
+            _require_whole_iteration(position, saved, config)
             segments = read_manifest(checkpoint).segments
         _require_steps_left(position, config, was_finished=was_finished)
         if checkpoint is not None:
@@ -226,7 +227,7 @@ class _Loop:
         config, position = self._config, self._position
         steps = min(config.iteration_steps, config.total_steps - position.begin_steps)
         env = _new_env(config, position.iteration, observer=self._curves)
-        env.fast_forward(position.played)
+        env.fast_forward(position.played, self._on_replayed_step)
         self._curves.begin(env, position, steps)
         self._train(env, steps)
         progress = self._curves.finish()
@@ -260,7 +261,7 @@ class _Loop:
                 episodes=config.evaluation_episodes,
                 seed=integer_seed(config.seed, "evaluation", self._position.iteration),
                 num_threads=config.emulator_threads,
-                on_step=self._on_evaluation_step,
+                on_step=self._on_replayed_step,
             )
         except Stopped:
             self._save_within(env)
@@ -301,7 +302,7 @@ class _Loop:
         if pause_requested:  # the agent cannot be left between two steps
             self._check_stop()
 
-    def _on_evaluation_step(self) -> None:
+    def _on_replayed_step(self) -> None:
         self._watchdog.beat()
         self._check_stop()
 
@@ -348,8 +349,8 @@ def _tell_of_takeover(directory: Path) -> bool:
     return status.state == "finished"
 
 
-def _require_same_experiment(checkpoint: Path, config: ExperimentConfig, agent_file: str | None) -> None:
-    """LabError where config.toml was changed after the checkpoint, but for what a resume may change."""
+def _require_same_experiment(checkpoint: Path, config: ExperimentConfig, agent_file: str | None) -> ExperimentConfig:
+    """The checkpoint's experiment; LabError where config.toml was changed since, but for what a resume may change."""
     saved = load_experiment(checkpoint / "loop" / "config.toml", agent=agent_file)
     for field in dataclasses.fields(config):
         was, now = getattr(saved, field.name), getattr(config, field.name)
@@ -358,6 +359,18 @@ def _require_same_experiment(checkpoint: Path, config: ExperimentConfig, agent_f
                 f"{field.name} in config.toml is {now}, and was {was} at the checkpoint; a run goes on as it began: "
                 "put it back, or start another run"
             )
+    return saved
+
+
+def _require_whole_iteration(position: Position, saved: ExperimentConfig, config: ExperimentConfig) -> None:
+    """LabError where a larger budget would go on with an iteration that the former one has ended, but for its score."""
+    end = min(position.begin_steps + saved.iteration_steps, saved.total_steps)
+    is_trained = position.played.size > 0 and position.steps == end
+    if is_trained and end - position.begin_steps < saved.iteration_steps and config.total_steps > saved.total_steps:
+        raise LabError(
+            f"the run was stopped in its last evaluation, at {position.steps:,} steps; resume it without --total-steps "
+            "first, then with the larger budget"
+        )
 
 
 def _require_steps_left(position: Position, config: ExperimentConfig, *, was_finished: bool) -> None:
@@ -402,8 +415,8 @@ def _resumable(directory: Path, config: ExperimentConfig) -> Iterator[None]:
         raise
     except OSError as error:
         raise ResumableError(
-            f"{error.filename or directory}: {error.strerror}; what was saved is kept: see to the disk, then go "
-            f"on with {_resume_command(directory, config)}"
+            f"{error.filename or directory}: {error.strerror or error}; what was saved is kept: see to the disk, then "
+            f"go on with {_resume_command(directory, config)}"
         ) from error
 
 

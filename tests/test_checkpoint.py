@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rl_lab.agent import Agent, Task, load_agent
-from rl_lab.checkpoint import CheckpointWriter, checkpoints, newest_checkpoint, saved_files, verify
+from rl_lab.checkpoint import CheckpointWriter, checkpoints, discard_newer, newest_checkpoint, saved_files, verify
 from rl_lab.errors import LabError
 from rl_lab.saved_agent import agent_files, describe, restore_agent
 from rl_lab.storage import Storage
@@ -76,11 +76,12 @@ def test_a_checkpoint_of_the_same_frames_takes_the_place_of_the_one_before(tmp_p
     assert checkpoints(tmp_path) == [again]
 
 
-def test_a_run_that_went_back_drops_what_it_had_beyond(tmp_path: Path) -> None:
+def test_a_run_that_goes_back_discards_what_it_had_beyond(tmp_path: Path) -> None:
     saves = writer(tmp_path)
-    for frames in (800, 1_600):
-        save(saves, frames)
-    assert checkpoints(tmp_path)[-1] != save(saves, 1_200)
+    older, _ = save(saves, 800), save(saves, 1_600)
+    discard_newer(older, Storage())
+    assert checkpoints(tmp_path) == [older]
+    save(saves, 1_200)
     assert [path.name for path in checkpoints(tmp_path)] == ["000000000800", "000000001200"]
 
 

@@ -132,10 +132,10 @@ def before(moment: str, act: Callable[[], object], patch: pytest.MonkeyPatch) ->
     original = getattr(owner, name)
     acts = iter([act])
 
-    def write(*arguments: Any) -> Any:
+    def write(*arguments: Any, **options: Any) -> Any:
         if is_now(*arguments):
             next(acts, lambda: None)()
-        return original(*arguments)
+        return original(*arguments, **options)
 
     patch.setattr(owner, name, write)
 

@@ -430,7 +430,7 @@ def test_a_saved_replay_costs_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
         ({"rewards": np.full(35, np.nan, np.float32)}, "actions or rewards"),
         ({"ends": np.array([34])}, "holds 34 steps, but not what belongs to them"),
         ({"starts": np.array([-1])}, "holds steps"),
-        ({"segments": np.array([0, 1 << 40])}, "names segments"),
+        ({"segments": np.array([0, 1 << 40])}, "has not all steps of a replay"),
         ({"piece_bytes": np.array([1])}, "sizes do not add up"),
         ({"frames": np.zeros(100, np.uint8), "piece_bytes": np.array([100])}, "damaged frames|frames of another size"),
         ({"next_ages": np.zeros(2, np.uint8)}, "next_ages"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from rl_lab.agent import AgentConfig, load_agent
+from rl_lab.errors import LabError, LabWarning
 from rl_lab.records import read_status
+from rl_lab.watchdog import Watchdog
 from tests.runs import Interrupts, resume, train, what_it_came_to
+from tests.test_dqn import ready_agent
 from tests.tiny import tiny_dqn, tiny_experiment
 
 
@@ -45,3 +49,40 @@ def test_a_run_interrupted_again_and_again_ends_as_one_that_never_stopped(agent:
         resume(part, reporter=Interrupts(at_steps))
     resume(part)
     assert what_it_came_to(part) == what_it_came_to(whole)
+
+
+def test_a_finished_run_with_a_larger_budget_ends_as_one_that_had_it_from_the_start(tmp_path: Path) -> None:
+    whole = train(tiny_experiment(), tmp_path / "whole").run
+    run = train(tiny_experiment(total_steps=200), tmp_path / "part").run
+    resume(run, total_steps=400)
+    assert what_it_came_to(run) == what_it_came_to(whole)
+
+
+def test_a_last_iteration_that_only_lacks_its_score_is_finished_before_the_budget_grows(tmp_path: Path) -> None:
+    run = train(tiny_experiment(total_steps=300), tmp_path, reporter=Interrupts(300)).run
+    with pytest.raises(LabError, match="resume it without --total-steps first"):
+        resume(run, total_steps=400)
+    assert resume(run).steps == 300
+    with pytest.warns(LabWarning, match="an iteration was ended early"):
+        assert resume(run, total_steps=400).steps == 400
+
+
+def test_emulators_that_are_played_forward_are_not_stalled_and_can_be_stopped(tmp_path: Path) -> None:
+    run = train(tiny_experiment(), tmp_path, reporter=Interrupts(150)).run
+    beats: list[int] = []
+
+    class CountsBeats(Watchdog):
+        def beat(self) -> None:
+            beats.append(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rl_lab.training.Watchdog", CountsBeats)
+        resume(run, reporter=Interrupts(160))
+    assert len(beats) >= 75 + 5  # two games: those played again, and the new ones
+
+
+def test_weights_that_are_not_finite_are_never_saved() -> None:
+    agent = ready_agent()
+    agent._weights.values.data[7] = math.nan
+    with pytest.raises(LabError, match="not finite"):
+        agent.save_state()

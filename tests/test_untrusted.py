@@ -235,7 +235,7 @@ def test_no_escape_sequence_of_a_run_reaches_the_terminal(tmp_path: Path, capsys
     (tmp_path / "config.toml").touch()
     (tmp_path / "status.json").write_text(json.dumps({**status, "reason": "\x1b]0;title\x07\nétat"}))
     assert main(["list", "runs", "--runs", str(tmp_path)]) == 0
-    assert r"failed \x1b]0;title\x07\nétat" in capsys.readouterr().out
+    assert r"failed (\x1b]0;title\x07 état)" in capsys.readouterr().out
 
 
 # safetensors

@@ -9,6 +9,7 @@ also resets a finished game one step late, in a step that ignores its action; he
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 from typing import Protocol as TypingProtocol
@@ -167,16 +168,18 @@ class AtariVectorEnv:
         self.observations = np.asarray(observations).copy()
         return self.observations
 
-    def fast_forward(self, actions: NDArray[np.uint8]) -> None:
+    def fast_forward(self, actions: NDArray[np.uint8], on_step: Callable[[], None] = lambda: None) -> None:
         """Reset and play actions [T, B], the `played_actions` of an environment with the same seeds, to where it stood.
 
         Emulators cannot be saved, but they repeat themselves to the bit: thousands of steps a second are the way back
-        to any moment. The observer was told of it the first time, and is not told again.
+        to any moment. The observer was told of it the first time, and is not told again; `on_step` is called before
+        each step and may raise.
         """
         observer, self._observer = self._observer, None
         try:
             self.reset()
             for row in actions:
+                on_step()
                 self.step(row)
         finally:
             self._observer = observer

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rl_lab.atari import Protocol, game_actions, named_protocol, resolve_game
 from rl_lab.checkpoint import newest_checkpoint, verify
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line
-from rl_lab.errors import LabError
+from rl_lab.errors import LabError, LabWarning
 from rl_lab.evaluation import evaluate
 from rl_lab.saved import SavedFiles
 from rl_lab.saved_agent import described_protocol, restore_agent
@@ -102,4 +103,7 @@ def _checkpoint(saved: Path) -> Path:
         return saved
     if not (saved / "checkpoints").is_dir():
         raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-pong/seed-0")
-    return newest_checkpoint(saved)[0]
+    checkpoint, problems = newest_checkpoint(saved)
+    for problem in problems:
+        warnings.warn(f"skipped a damaged checkpoint: {problem}", LabWarning, stacklevel=2)
+    return checkpoint
