@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import gc
 import os
 import signal
 import sys
@@ -116,6 +117,7 @@ class Crashes(Storage):
             self._on_fault(fate, os.waitpid(child, 0)[1])
             return
         self._is_copy = True
+        gc.disable()  # emulators in garbage would join threads that only the process itself has, and crash
         half()
         if fate != "refused":
             os.kill(os.getpid(), signal.SIGKILL)
