@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -21,6 +22,7 @@ Writer = Literal["alive", "gone", "of an earlier boot", "on another machine"]
 """What became of the process that writes a run; on another machine that cannot be known."""
 
 _CONFIG_KEYS = {"name": str, "game": str, "seed": int, "total_steps": int, "protocol": dict, "agent": dict}
+_METRICS_KEYS = {"frames": int, "time/fps": float}
 _EPISODE_KEYS = {"score": float, "length_frames": int}
 _LARGEST_SCORE = 1e15
 _EVALUATION_KEYS = {
@@ -115,6 +117,25 @@ def last_evaluation(directory: Path) -> dict[str, Any] | None:
     path = directory / "evaluations.jsonl"
     records = read_records(path) if path.exists() else []
     return _with_keys(records[-1], _EVALUATION_KEYS, path) if records else None
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """The points of the run's training curves; LabError where they are none."""
+    path = directory / "metrics.jsonl"
+    records = [_with_keys(r, _METRICS_KEYS, path) for r in read_records(path)] if path.exists() else []
+    if any(record["time/fps"] <= 0 for record in records):
+        raise LabError(f"{path} is no record of a run: time/fps is not above 0")
+    return records
+
+
+def training_seconds(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Seconds of training up to each point of the curves, without evaluations: from the speed between points."""
+    previous = [0, *(point["frames"] for point in metrics)]
+    return list(
+        accumulate(
+            (point["frames"] - frames) / point["time/fps"] for frames, point in zip(previous, metrics, strict=False)
+        )
+    )
 
 
 def last_episodes(directory: Path, count: int) -> list[tuple[float, int]]:
