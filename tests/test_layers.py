@@ -19,6 +19,7 @@ LAYERS = (
         "files",
         "system",
         "scores",
+        "statistics",
         "config",
         "records",
         "untrusted",
@@ -81,7 +82,8 @@ def test_our_dqn_never_imports_stable_baselines3() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["rl_lab", "rl_lab.cli.main", "rl_lab.comparison", "rl_lab.scores", "rl_lab.training"]
+    "module",
+    ["rl_lab", "rl_lab.cli.main", "rl_lab.comparison", "rl_lab.scores", "rl_lab.statistics", "rl_lab.training"],
 )
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
