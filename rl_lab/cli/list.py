@@ -13,6 +13,7 @@ from rl_lab.errors import LabError
 
 if TYPE_CHECKING:
     from rl_lab.records import Status
+    from rl_lab.scores import Reference
 
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
@@ -80,17 +81,22 @@ def _protocols(runs: Path) -> _Table:
 def _references(runs: Path) -> _Table:
     from rl_lab.scores import references
 
-    rows = (
-        (
-            reference.name,
-            str(len(reference.scores)),
-            "?" if reference.frames is None else f"{reference.frames:,}",
-            reference.kind,
-            reference.description,
+    def row(agent: Reference) -> tuple[str, ...]:
+        more = "runs" if agent.runs else "curve" if agent.curve else "-"
+        seeds, frames = ("?" if number is None else f"{number:,}" for number in (agent.seeds, agent.frames))
+        return (
+            agent.name,
+            agent.kind,
+            str(len(agent.scores)),
+            seeds,
+            frames,
+            more,
+            f"{agent.description}. Source: {agent.source}",
         )
-        for reference in references().values()
-    )
-    return ("reference", "games", "frames", "kind", "what it is"), rows
+
+    # Beside the mean of each game: the score of each run, or the training curve.
+    header = ("reference", "kind", "games", "seeds", "frames", "also", "what it is")
+    return header, map(row, references().values())
 
 
 def _runs(runs: Path) -> _Table:

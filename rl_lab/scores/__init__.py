@@ -5,14 +5,19 @@ The numbers and where each was read are in `data/` (see `data/SOURCES.md`); noth
 
 from __future__ import annotations
 
+from rl_lab.scores.curves import GameCurve, ReferenceCurve, curve, curves
 from rl_lab.scores.references import Reference, reference, references
 from rl_lab.scores.tables import DEFAULT_TABLE, TABLE_NAMES, ScoreTable, score_table
 
 __all__ = [
     "DEFAULT_TABLE",
     "TABLE_NAMES",
+    "GameCurve",
     "Reference",
+    "ReferenceCurve",
     "ScoreTable",
+    "curve",
+    "curves",
     "reference",
     "references",
     "score_table",

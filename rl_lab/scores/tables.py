@@ -48,7 +48,7 @@ class _TableSource(NamedTuple):
 
 _TABLES = {
     # The published means of DQN to QR-DQN come out only with this 0. With 16256.9 the human is a mere 1411 points above
-    # random, and VideoPinball alone decides the mean over games. Medians and interquartile means do not move.
+    # random, and VideoPinball alone decides the mean over games. Medians and interquartile means hardly move.
     "noop57": _TableSource(
         "", "57 games, up to 30 no-ops, 30-minute cap (DQN Zoo); VideoPinball's random score 0", {"VideoPinball": 0.0}
     ),
