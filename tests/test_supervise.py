@@ -57,10 +57,12 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(script: str, restarts: int = 3, arguments: tuple[str, ...] = ("--seed", "1"), agent: str | None = None) -> int:
+def run(
+    script: str, restarts: int = 3, arguments: tuple[str, ...] = ("--seed", "1"), resume_flags: tuple[str, ...] = ()
+) -> int:
     """The exit status of a supervised script."""
     Path("child.py").write_text(CHILD + script)
-    return supervise(arguments, Path("run"), restarts, agent=agent, program=(sys.executable, "child.py"))
+    return supervise(arguments, Path("run"), restarts, resume_flags=resume_flags, program=(sys.executable, "child.py"))
 
 
 def starts() -> list[list[str]]:
@@ -107,8 +109,8 @@ def test_restarts_end_with_their_budget_and_the_last_status(capfd: pytest.Captur
     assert "signal 9, Killed, as the system does when memory runs out; no restarts are left" in last
 
 
-def test_a_resumed_run_gets_the_users_own_agent_again() -> None:
-    assert run("make_run()\nif count == 1: die(9)", agent="mine.py") == 0
+def test_a_resumed_run_gets_the_flags_that_it_does_not_remember() -> None:
+    assert run("make_run()\nif count == 1: die(9)", resume_flags=("--agent", "mine.py")) == 0
     assert starts()[1] == ["--resume", "run", "--agent", "mine.py"]
 
 

@@ -49,20 +49,19 @@ def supervise(
     run_directory: Path,
     restarts: int,
     *,
-    agent: str | None = None,
+    resume_flags: Sequence[str] = (),
     program: Sequence[str] = TRAIN,
 ) -> int:
     """Run `program` with the arguments in a child, and after a crash with --resume, up to `restarts` times.
 
-    The last child's exit status, as a shell gives it. `agent` is the user's own agent file, which a resumed run needs.
+    The last child's exit status, as a shell gives it. `resume_flags` are those that a run does not remember.
     """
     if restarts < 0:
         raise LabError(f"restarts are {restarts}; allowed is 0 or more")
     config = run_directory / "config.toml"
     before = _identity(config)
     is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
-    own_agent = () if agent is None else ("--agent", agent)
-    resume = arguments if is_resumed else ("--resume", str(run_directory), *own_agent)
+    resume = arguments if is_resumed else ("--resume", str(run_directory), *resume_flags)
     command = [*program, *arguments]
     with _child_gets_signals() as child:
         while True:

@@ -39,9 +39,10 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         print(config.to_toml(), end="")
         return 0
     if options.supervise:
-        own_agent = config.agent.name if config.agent.name.endswith(".py") else None
+        own_agent = ["--agent", config.agent.name] if config.agent.name.endswith(".py") else []
+        flags = ["--checkpoint-minutes", str(options.checkpoint_minutes), *own_agent]
         directory = run_directory(options.runs, config)
-        return supervise(without_supervision(arguments), directory, options.restarts, agent=own_agent)
+        return supervise(without_supervision(arguments), directory, options.restarts, resume_flags=flags)
     outcome = run_experiment(config, options.runs, overwrite=options.overwrite, conduct=_conduct(options))
     return _print_outcome(outcome, options.runs)
 
@@ -60,7 +61,7 @@ def _resume(parser: Parser, arguments: Sequence[str]) -> int:
             )
     options = parser.parse_all(arguments)
     if options.supervise:
-        return supervise(without_supervision(arguments), options.resume, options.restarts, agent=options.agent)
+        return supervise(without_supervision(arguments), options.resume, options.restarts)
     outcome = resume_experiment(
         options.resume, total_steps=options.total_steps, agent_file=options.agent, conduct=_conduct(options)
     )
