@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -112,17 +112,27 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return [parse_json(line, f"{path} line {number}") for number, line in enumerate(lines, start=1)]
 
 
-def last_evaluation(directory: Path) -> dict[str, Any] | None:
-    """The run's newest evaluation record; None before the first, LabError where it is none."""
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """The run's evaluation records, in order; LabError where they are none."""
     path = directory / "evaluations.jsonl"
-    records = read_records(path) if path.exists() else []
-    return _with_keys(records[-1], _EVALUATION_KEYS, path) if records else None
+    return _ascending(path, _EVALUATION_KEYS) if path.exists() else []
+
+
+def last_evaluation(directory: Path) -> dict[str, Any] | None:
+    """The newest of them; None before the first."""
+    return next(reversed(read_evaluations(directory)), None)
+
+
+def read_provenance(directory: Path) -> dict[str, Any]:
+    """What the run was made by and on; empty where that is not known."""
+    path = directory / "provenance.json"
+    return read_json(path) if path.exists() else {}
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The points of the run's training curves; LabError where they are none."""
     path = directory / "metrics.jsonl"
-    records = [_with_keys(r, _METRICS_KEYS, path) for r in read_records(path)] if path.exists() else []
+    records = _ascending(path, _METRICS_KEYS) if path.exists() else []
     if any(record["time/fps"] <= 0 for record in records):
         raise LabError(f"{path} is no record of a run: time/fps is not above 0")
     return records
@@ -154,6 +164,15 @@ def read_config(directory: Path) -> dict[str, Any]:
     config = _with_keys(read_toml(path), _CONFIG_KEYS, path)
     _with_keys(config["protocol"], {"frame_skip": int}, path)
     return config
+
+
+def _ascending(path: Path, keys: Mapping[str, type]) -> list[dict[str, Any]]:
+    """The records of a .jsonl file with these keys; LabError unless their frames grow."""
+    records = [_with_keys(record, keys, path) for record in read_records(path)]
+    for earlier, later in pairwise(records):
+        if earlier["frames"] >= later["frames"]:
+            raise LabError(f"{path} is no record of a run: {later['frames']} frames follow {earlier['frames']}")
+    return records
 
 
 def _with_keys(record: Any, keys: Mapping[str, type], path: Path) -> dict[str, Any]:

@@ -70,6 +70,28 @@ def probability_of_improvement_by_game(x: Array, y: Array) -> Array:
     return wins
 
 
+def permutation_p_value(x: Array, y: Array, *, rng: np.random.Generator, repetitions: int = 10_000) -> float:
+    """Two-sided p-value of `probability_of_improvement`, if x and y were one and the same algorithm.
+
+    Within each game the runs of both change sides at random. It holds for few runs, where a bootstrap is too narrow:
+    three runs against three on one game never come below 0.1. It is (1 + hits) / (1 + repetitions), and so never 0
+    (Phipson and Smyth 2010, equation 2).
+    """
+    num_runs, num_games = len(x), x.shape[1]
+    together = np.concatenate((x, y))
+    distance = abs(float(probability_of_improvement(x, y)) - 0.5)
+    hits = 0
+    for start in range(0, repetitions, _BLOCK):
+        size = min(_BLOCK, repetitions - start)
+        order = rng.permuted(
+            np.broadcast_to(np.arange(len(together))[:, None], (size, len(together), num_games)), axis=1
+        )
+        mixed = resample(together, order)
+        wins = probability_of_improvement(mixed[:, :num_runs], mixed[:, num_runs:])
+        hits += int(np.count_nonzero(np.abs(wins - 0.5) >= distance - 1e-12))
+    return (1 + hits) / (1 + repetitions)
+
+
 def performance_profile(scores: Array, thresholds: Sequence[float] | Array) -> Array:
     """Fraction of all runs of all games that score more than each threshold: (..., num_thresholds). Section 4.2.
 

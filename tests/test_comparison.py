@@ -1,128 +1,234 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from rl_lab.atari import named_protocol
 from rl_lab.cli.main import main
-from rl_lab.comparison import group, read_results, require_comparable
 from rl_lab.errors import LabError
+from rl_lab.report.comparison import Comparison, compare, mixtures
+from rl_lab.report.results import read_runs
+from rl_lab.report.standings import Contender, Standing
+from rl_lab.scores import reference, score_table
+from tests.report_runs import write_run
 
 
-def write_run(
-    runs: Path, experiment: str, seed: int, score: float | None, learning_rate: float = 0.1, **changes: Any
-) -> Path:
-    """A run as `rl_lab.run` leaves it, as far as comparison reads it."""
-    run = runs / "Pong" / experiment / f"seed-{seed}"
-    run.mkdir(parents=True)
-    (run / "config.toml").write_text(
-        f'name = "{experiment}"\ngame = "Pong"\nseed = {seed}\ntotal_steps = 1\n'
-        f"[protocol]\nframe_skip = 4\n[agent]\nlearning_rate = {learning_rate}\n"
-    )
-    (run / "status.json").write_text("{}")
-    rules = {"protocol": "nature2015", "protocol_fingerprint": "aaa"}
-    record = {"game": "Pong", "frames": 400_000, "episodes": 30, **rules, **changes}
-    lines = [] if score is None else [{**record, "frames": 1, "mean_score": -21.0}, {**record, "mean_score": score}]
-    (run / "evaluations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return run
+def compared(*paths: Path, references: Sequence[str] = (), **changes: Any) -> Comparison:
+    runs, without = read_runs(paths)
+    beside = [reference(name) for name in references]
+    return compare(runs, beside, without=without, table=score_table(), **{"rng": np.random.default_rng(0), **changes})
 
 
-def test_an_entry_is_mean_and_spread_of_the_last_evaluations_over_seeds(tmp_path: Path) -> None:
+def contender(standing: Standing | None, label: str) -> Contender:
+    assert standing is not None
+    (found,) = (contender for contender in standing.contenders if contender.label == label)
+    return found
+
+
+def test_a_cell_is_mean_and_spread_of_the_last_evaluations_over_seeds(tmp_path: Path) -> None:
     for seed, score in enumerate((1.0, 2.0, 6.0)):
-        write_run(tmp_path, "dqn", seed, score)
-    (entry,) = group(read_results([tmp_path])[0])
-    assert (entry.score, len(entry.results)) == (3.0, 3)
-    assert entry.spread == pytest.approx(7**0.5)
+        write_run(tmp_path, "dqn", seed, [(40_000, -21.0), (80_000, score)])
+    cell = contender(compared(tmp_path).evaluation, "dqn").cells["Pong"]
+    assert (cell.score, cell.scores, cell.frames) == (3.0, (1.0, 2.0, 6.0), (80_000,))
+    assert cell.spread == pytest.approx(7**0.5)
+    assert cell.interval is not None
+    assert 1 <= cell.interval.low < 3 < cell.interval.high <= 6
 
 
-def test_one_seed_has_no_spread(tmp_path: Path) -> None:
-    write_run(tmp_path, "dqn", 0, 5.0)
-    assert group(read_results([tmp_path])[0])[0].spread is None
+def test_one_seed_has_neither_spread_nor_interval_and_the_report_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    comparison = compared(tmp_path)
+    cell = contender(comparison.evaluation, "dqn").cells["Pong"]
+    assert (cell.spread, cell.interval) == (None, None)
+    (aggregate,) = comparison.evaluation.aggregates
+    assert all(estimate.interval is None for estimate in aggregate.estimates.values())
+    assert any("dqn has one seed in Pong" in warning for warning in comparison.warnings)
 
 
 def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "dqn", 0, 5.0)
-    assert len(read_results([tmp_path, run])[0]) == 1
+    run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    assert len(read_runs([tmp_path, run])[0]) == 1
 
 
 def test_a_run_without_evaluation_is_named_not_counted(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "dqn", 0, None)
-    assert read_results([tmp_path]) == ([], [run])
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    run = write_run(tmp_path, "dqn", 1, [])
+    comparison = compared(tmp_path)
+    assert len(comparison.runs) == 1
+    assert any(str(run) in warning and "no evaluation yet" in warning for warning in comparison.warnings)
 
 
-def test_other_protocols_or_budgets_in_one_game_are_refused_by_name(tmp_path: Path) -> None:
-    write_run(tmp_path, "dqn", 0, 5.0)
-    write_run(tmp_path, "sb3", 0, 5.0, frames=80_000)
-    with pytest.raises(LabError, match=r"Pong: different frames \(dqn 400,000, sb3 80,000\); .* --mixed"):
-        require_comparable(group(read_results([tmp_path])[0]))
-    write_run(tmp_path / "other", "dqn", 0, 5.0)
-    write_run(tmp_path / "other", "sb3", 0, 5.0, protocol="machado2018", protocol_fingerprint="bbb")
-    with pytest.raises(LabError, match=r"protocols \(dqn nature2015 aaa, sb3 machado2018 bbb\)"):
-        require_comparable(group(read_results([tmp_path / "other"])[0]))
+def test_a_run_that_is_not_finished_is_named_and_counts(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], state="interrupted")
+    assert any(f"{run} is interrupted" in warning for warning in compared(tmp_path).warnings)
 
 
-def test_seeds_of_one_experiment_with_other_budgets_are_refused(tmp_path: Path) -> None:
-    write_run(tmp_path, "dqn", 0, 5.0)
-    write_run(tmp_path, "dqn", 1, 5.0, frames=80_000)
-    with pytest.raises(LabError, match="dqn 80,000 and 400,000"):
-        require_comparable(group(read_results([tmp_path])[0]))
+def test_other_budgets_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 1.0)])
+    write_run(tmp_path, "dqn", 1, [(40_000, 2.0), (80_000, 3.0)])
+    comparison = compared(tmp_path)
+    assert [c.label for c in comparison.evaluation.contenders] == ["dqn, 40,000 frames", "dqn, 80,000 frames"]
+    assert contender(comparison.at_frames, "dqn").cells["Pong"].scores == (1.0, 2.0)
+
+
+def test_at_frames_takes_the_evaluation_after_exactly_so_many(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 1.0), (80_000, 3.0)])
+    assert contender(compared(tmp_path, at_frames=40_000).evaluation, "dqn").cells["Pong"].score == 1.0
+    with pytest.raises(LabError, match="no run has an evaluation after 50,000 frames; the nearest is after 40,000"):
+        compared(tmp_path, at_frames=50_000)
+
+
+def test_equal_hours_take_the_last_evaluation_within_the_hours_of_the_fastest(tmp_path: Path) -> None:
+    evaluations = [(40_000, 1.0), (80_000, 3.0)]
+    write_run(tmp_path, "quick", 0, evaluations, frames_per_second=200)
+    write_run(tmp_path, "slow", 0, evaluations, frames_per_second=100)
+    comparison = compared(tmp_path)
+    assert comparison.at_frames is None
+    assert contender(comparison.at_hours, "quick").cells["Pong"].score == 3.0
+    assert contender(comparison.at_hours, "slow").cells["Pong"].score == 1.0
+    assert comparison.at_hours is not None
+    assert comparison.at_hours.title.endswith("equal hours of training, 0.11")  # 80,000 frames at 200 a second
+
+
+def test_training_returns_and_evaluation_scores_stand_apart(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], returns=[(20_000, -21.0), (40_000, -7.0)])
+    comparison = compared(tmp_path, references=["dqn_nature_2015", "cleanrl_dqn_10M"])
+    assert [c.label for c in comparison.evaluation.contenders] == ["dqn", "dqn_nature_2015"]
+    assert [c.label for c in comparison.training.contenders] == ["dqn", "cleanrl_dqn_10M"]
+    assert contender(comparison.training, "dqn").cells["Pong"].score == -7.0
+
+
+def test_other_protocols_are_refused_field_by_field(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    write_run(tmp_path, "sb3", 0, [(40_000, 5.0)], protocol=named_protocol("machado2018"))
+    (reason,) = mixtures(read_runs([tmp_path])[0])
+    assert reason.startswith("Pong: protocols of dqn (nature2015 948d0f247801) and sb3 (machado2018 ")
+    assert "sticky_probability 0.0 and 0.25" in reason
+    assert "frame_skip" not in reason
+
+
+def test_other_protocols_in_other_games_do_not_meet(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    write_run(tmp_path, "sb3", 0, [(40_000, 5.0)], game="Krull", protocol=named_protocol("machado2018"))
+    assert mixtures(read_runs([tmp_path])[0]) == []
 
 
 def test_runs_of_other_settings_under_one_name_are_refused_by_key(tmp_path: Path) -> None:
-    write_run(tmp_path, "dqn", 0, 5.0)
-    write_run(tmp_path, "dqn", 1, 5.0, learning_rate=0.2)
-    with pytest.raises(LabError, match=r"settings under the name dqn \(agent\.learning_rate\)"):
-        require_comparable(group(read_results([tmp_path])[0]))
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    write_run(tmp_path, "dqn", 1, [(40_000, 5.0)], learning_rate=0.2)
+    assert mixtures(read_runs([tmp_path])[0]) == ["dqn: settings under one name (agent.learning_rate)"]
 
 
 def test_one_seed_twice_is_not_two_seeds(tmp_path: Path) -> None:
     for folder in ("a", "b"):
-        write_run(tmp_path / folder, "dqn", 0, 5.0)
-    with pytest.raises(LabError, match=r"runs of one seed of dqn \(0, 0\)"):
-        require_comparable(group(read_results([tmp_path])[0]))
-
-
-def test_a_folder_that_only_looks_like_a_run_is_named(tmp_path: Path) -> None:
-    run = write_run(tmp_path, "dqn", 0, 5.0)
-    (run / "config.toml").write_text("x = 1")
-    with pytest.raises(LabError, match=r"config\.toml is no record of a run: name, game"):
-        read_results([tmp_path])
+        write_run(tmp_path / folder, "dqn", 0, [(40_000, 5.0)])
+    assert mixtures(read_runs([tmp_path])[0]) == ["Pong: runs of one seed of dqn (0)"]
 
 
 def test_mixed_shows_them_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path, "dqn", 0, 5.0)
-    write_run(tmp_path, "sb3", 0, 5.0, frames=80_000)
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    write_run(tmp_path, "dqn", 1, [(40_000, 5.0)], protocol=named_protocol("machado2018"))
     assert main(["compare", str(tmp_path)]) == 2
     assert main(["compare", str(tmp_path), "--mixed"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("Pong *")
-    assert any(line.startswith("* Pong mixes frames") for line in lines)
+    shown = capsys.readouterr().out
+    assert shown.startswith("! Do not compare: Pong: protocols")
+    assert "dqn, machado2018 " in shown
+
+
+def test_aggregates_are_over_the_games_that_all_have(tmp_path: Path) -> None:
+    for game in ("Pong", "Krull"):
+        write_run(tmp_path, "both", 0, [(40_000, 5.0)], game=game)
+    write_run(tmp_path, "one", 0, [(40_000, 5.0)])
+    comparison = compared(tmp_path)
+    assert comparison.evaluation.common_games == ("Pong",)
+    assert any("one has no score in Krull" in warning for warning in comparison.warnings)
+
+
+def test_aggregates_are_over_the_seeds_that_all_games_have(tmp_path: Path) -> None:
+    for game, seeds in (("Pong", (0, 1, 2)), ("Krull", (1, 2))):
+        for seed in seeds:
+            write_run(tmp_path, "dqn", seed, [(40_000, float(seed))], game=game)
+    comparison = compared(tmp_path)
+    (aggregate,) = comparison.evaluation.aggregates
+    assert aggregate.normalized.shape == (2, 2)
+    assert any("dqn: 2 of its 3 seeds have all 2 games" in warning for warning in comparison.warnings)
+
+
+def test_a_game_without_human_scores_is_shown_raw(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], game="Carnival")
+    comparison = compared(tmp_path)
+    assert contender(comparison.evaluation, "dqn").cells["Carnival"].score == 5.0
+    assert comparison.evaluation.aggregates == ()
+    assert any("noop57 has no human score for Carnival" in warning for warning in comparison.warnings)
+
+
+def test_three_seeds_of_one_game_cannot_tell_agents_apart_and_of_three_games_can(tmp_path: Path) -> None:
+    for game in ("Pong", "Krull", "Boxing"):
+        for seed in range(3):
+            write_run(tmp_path / game, "high", seed, [(40_000, 10.0 + seed)], game=game)
+            write_run(tmp_path / game, "low", seed, [(40_000, float(seed))], game=game)
+    (pair,) = compared(tmp_path / "Pong").evaluation.pairs
+    assert (pair.probability.value, pair.verdict) == (1.0, "3 seeds in 1 game cannot tell these apart")
+    (pair,) = compared(tmp_path).evaluation.pairs
+    assert pair.p_value is not None
+    assert pair.p_value < 0.01
+    assert pair.verdict == "high is better than low by more than chance explains"
+
+
+def test_published_means_have_no_interval_and_published_runs_have_one(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, "dqn", seed, [(40_000, float(seed))])
+    comparison = compared(tmp_path, references=["atari100k_der_paper", "atari100k_iris"])
+    estimates = {aggregate.label: aggregate.estimates for aggregate in comparison.evaluation.aggregates}
+    assert "iqm_over_runs" not in estimates["atari100k_der_paper"]
+    assert estimates["atari100k_der_paper"]["mean"].interval is None
+    assert estimates["atari100k_iris"]["mean"].interval is not None
+    assert [(pair.first, pair.second) for pair in comparison.evaluation.pairs] == [("dqn", "atari100k_iris")]
+
+
+def test_a_folder_that_only_looks_like_a_run_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    (run / "config.toml").write_text("x = 1")
+    with pytest.raises(LabError, match=r"config\.toml is no record of a run: name, game"):
+        read_runs([tmp_path])
 
 
 def test_all_runs_without_evaluation_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_run(tmp_path, "dqn", 0, None)
+    write_run(tmp_path, "dqn", 0, [])
     assert main(["compare", str(tmp_path)]) == 2
     assert "has an evaluation yet" in capsys.readouterr().err
 
 
-def test_the_table_shows_all_changed_rules_and_how_many_episodes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--reference dqn_natur_2015", "'dqn_nature_2015'"),
+        ("--normalize noop75", "did you mean 'noop57'"),
+        ("--games Pnog", "did you mean 'Pong'"),
+        ("--format htlm", "allowed: text, markdown, csv, json"),
+        ("--at-frames 7", "the nearest is after 40,000"),
+    ],
+)
+def test_a_wrong_name_gets_one_line(
+    flags: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_run(tmp_path, "dqn", 0, 5.0, protocol="nature2015(noop_max=0, fire_reset=True)", episodes=10)
-    write_run(tmp_path, "dqn", 1, 5.0, protocol="nature2015(noop_max=0, fire_reset=True)", episodes=20)
-    assert main(["compare", str(tmp_path)]) == 0
-    row = capsys.readouterr().out.splitlines()[1]
-    assert "10 and 20" in row
-    assert row.endswith("nature2015(noop_max=0, fire_reset=True)")
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    assert main(["compare", str(tmp_path), *flags.split()]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "record", ['{"mean_score": null}', '{"mean_score": NaN}', '{"mean_score": true}', "5", '{"game": "Pong"}']
 )
 def test_a_damaged_evaluation_is_one_line(record: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = write_run(tmp_path, "dqn", 0, 5.0)
+    run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
     whole = (run / "evaluations.jsonl").read_text().splitlines()[-1]
     damaged = json.dumps({**json.loads(whole), **json.loads(record)}) if record.startswith('{"mean') else record
     (run / "evaluations.jsonl").write_text(damaged + "\n")
@@ -130,3 +236,43 @@ def test_a_damaged_evaluation_is_one_line(record: str, tmp_path: Path, capsys: p
     errors = capsys.readouterr().err
     assert "evaluations.jsonl " in errors
     assert errors.count("\n") == 1
+
+
+def test_a_last_line_that_is_cut_off_is_left_out_and_a_broken_one_before_it_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0), (80_000, 6.0)])
+    whole = (run / "evaluations.jsonl").read_bytes()
+    (run / "evaluations.jsonl").write_bytes(whole[:-20])
+    assert contender(compared(tmp_path).evaluation, "dqn").cells["Pong"].score == 5.0
+    (run / "evaluations.jsonl").write_bytes(whole.replace(b'"frames": 40000', b'"frames": ', 1))
+    with pytest.raises(LabError, match=r"evaluations\.jsonl line 1"):
+        read_runs([tmp_path])
+
+
+def test_every_format_says_the_same_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.25)])
+    write_run(tmp_path, "dqn", 1, [(40_000, 6.25)])
+    shown = {}
+    for name in ("text", "markdown", "csv", "json"):
+        assert main(["compare", str(tmp_path), "--format", name]) == 0
+        shown[name] = capsys.readouterr().out
+    assert "5.8 ± 0.7 (0.7" in shown["text"]
+    assert "| Pong | 5.8 ± 0.7 (0.7" in shown["markdown"]
+    assert ",5.75,0.7071067811865476," in shown["csv"]
+    (score,) = json.loads(shown["json"])["standings"][0]["scores"]
+    assert (score["score"], score["scores"]) == (5.75, [5.25, 6.25])
+
+
+def test_names_from_a_stranger_cannot_break_a_markdown_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path, "a|b<i>", 0, [(40_000, 5.0)])
+    assert main(["compare", str(tmp_path), "--format", "markdown"]) == 0
+    assert r"| a\|b\<i\> |" in capsys.readouterr().out
+
+
+def test_the_same_runs_give_the_same_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in range(3):
+        write_run(tmp_path, "dqn", seed, [(40_000, float(seed))])
+    assert main(["compare", str(tmp_path)]) == main(["compare", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]

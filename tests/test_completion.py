@@ -57,7 +57,7 @@ def ask(line: str, *options: str) -> tuple[list[str], subprocess.CompletedProces
         ("train --seed ", []),
         ("evaluate ru", ["runs/"]),
         ("evaluate runs --agent ", ["bandit.py", "mine.toml", "runs/"]),
-        ("evaluate runs --table ", [*TABLE_NAMES]),
+        ("evaluate runs --normalize ", [*TABLE_NAMES]),
         ("compare runs --reference dqn_nature", ["dqn_nature_2015"]),
         ("tensorboard ru", ["runs/"]),
         ("list ", ["games", "agents", "configs", "protocols", "references", "runs"]),

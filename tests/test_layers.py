@@ -14,6 +14,7 @@ LAYERS = (
     {
         "errors",
         "checks",
+        "columns",
         "schedules",
         "seeding",
         "files",
@@ -36,7 +37,7 @@ LAYERS = (
     {"run", "checkpoint", "saved_agent"},
     {"position"},
     {"curves"},
-    {"training", "comparison", "benchmarks"},
+    {"training", "report", "benchmarks"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -83,7 +84,7 @@ def test_our_dqn_never_imports_stable_baselines3() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["rl_lab", "rl_lab.cli.main", "rl_lab.comparison", "rl_lab.scores", "rl_lab.statistics", "rl_lab.training"],
+    ["rl_lab", "rl_lab.cli.main", "rl_lab.report.text", "rl_lab.scores", "rl_lab.statistics", "rl_lab.training"],
 )
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -21,6 +21,7 @@ from rl_lab.statistics import (
     optimality_gap,
     percentiles,
     performance_profile,
+    permutation_p_value,
     probability_of_improvement,
     probability_of_improvement_by_game,
     resample,
@@ -194,3 +195,28 @@ def test_empty_and_unknown_scores_are_refused(wrong: Array) -> None:
         performance_profile(wrong, [0.0])
     with pytest.raises(AssertionError):
         interval(mean, wrong, rng=rng())
+
+
+def test_permutation_p_value_counts_the_relabelings_that_are_as_far_apart() -> None:
+    x, y = np.array([[7.0], [8.0], [9.0]]), np.array([[1.0], [2.0], [3.0]])
+    # Of the 20 ways to draw three of six runs, 2 tell them apart as far: all of x, or none.
+    assert permutation_p_value(x, y, rng=rng()) == pytest.approx(2 / 20, abs=0.01)
+    # Within each of two games on its own: 2 of 20 x 20, as both have to point the same way.
+    both = permutation_p_value(np.hstack((x, x)), np.hstack((y, y)), rng=rng())
+    assert both == pytest.approx(2 / 400, abs=0.003)
+
+
+def test_permutation_p_value_is_one_for_equals_and_does_not_depend_on_the_order() -> None:
+    x = rng().normal(size=(4, 3))
+    assert permutation_p_value(x, x, rng=rng()) == 1.0
+    y = x + rng(1).normal(size=(4, 3))
+    assert permutation_p_value(x, y, rng=rng(2)) == pytest.approx(permutation_p_value(y, x, rng=rng(3)), abs=0.02)
+
+
+def test_permutation_p_value_of_equals_is_below_a_twentieth_in_a_twentieth_of_draws() -> None:
+    draws = rng()
+    low = [
+        permutation_p_value(draws.normal(size=(5, 4)), draws.normal(size=(5, 4)), rng=draws, repetitions=200) <= 0.05
+        for _ in range(400)
+    ]
+    assert 0.02 < np.mean(low) < 0.08

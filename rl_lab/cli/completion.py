@@ -71,7 +71,7 @@ def _names(argument: str) -> Iterable[str]:
             from rl_lab.agent import agent_names
 
             return agent_names()
-        case "game":
+        case "game" | "games":
             from rl_lab.atari import all_games
 
             return all_games()
@@ -84,10 +84,14 @@ def _names(argument: str) -> Iterable[str]:
 
             return DEVICES
         case "reference":
-            from rl_lab.scores import references
+            from rl_lab.scores import curve_names, references
 
-            return references()
-        case "table":
+            return (*references(), *curve_names())
+        case "format":
+            from rl_lab.report.text import FORMATS
+
+            return FORMATS
+        case "normalize":
             from rl_lab.scores import TABLE_NAMES
 
             return TABLE_NAMES

@@ -36,13 +36,13 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--game", metavar="NAME", help="another game with the same actions; needed for a .zip")
     parser.add_argument("--agent", metavar="FILE", help="your agent's .py file, if it is your own: it will be run")
     parser.add_argument(
-        "--table", default=DEFAULT_TABLE, metavar="NAME", help=f"human scores: {', '.join(TABLE_NAMES)}"
+        "--normalize", default=DEFAULT_TABLE, metavar="TABLE", help=f"human scores: {', '.join(TABLE_NAMES)}"
     )
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, metavar="INTEGER", help="0 is one for each core")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_all(arguments)
-    table = score_table(options.table).name
+    table = score_table(options.normalize).name
     device, _ = use_machine(options.device, options.threads)
     load = _load_zip if options.saved.suffix == ".zip" else _load_checkpoint
     agent, game, protocol, trained = load(options, device)

@@ -1,15 +1,12 @@
-"""Aligned columns of plain text."""
+"""Tables on the screen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rl_lab.errors import printable
+from rl_lab.columns import aligned
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under a header, columns two spaces apart, each as wide as its widest cell."""
-    lines = [tuple(map(printable, row)) for row in (header, *rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    """Print rows under a header, in aligned columns."""
+    print("\n".join(aligned((header, *rows))))

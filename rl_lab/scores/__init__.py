@@ -5,7 +5,7 @@ The numbers and where each was read are in `data/` (see `data/SOURCES.md`); noth
 
 from __future__ import annotations
 
-from rl_lab.scores.curves import GameCurve, ReferenceCurve, curve, curves
+from rl_lab.scores.curves import GameCurve, ReferenceCurve, curve, curve_names, curves, published
 from rl_lab.scores.references import Reference, reference, references
 from rl_lab.scores.tables import DEFAULT_TABLE, TABLE_NAMES, ScoreTable, score_table
 
@@ -17,7 +17,9 @@ __all__ = [
     "ReferenceCurve",
     "ScoreTable",
     "curve",
+    "curve_names",
     "curves",
+    "published",
     "reference",
     "references",
     "score_table",

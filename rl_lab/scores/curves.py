@@ -9,7 +9,7 @@ end at 1, 2, 3, 5, 7, 9 and 10 million frames, then every fifth. See data/SOURCE
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -49,6 +49,23 @@ class ReferenceCurve:
 def curves() -> dict[str, ReferenceCurve]:
     """Every published training curve by name, sorted: dopamine_dqn_cnn is the curve of dopamine_dqn_cnn_200M."""
     return {name: curve(name) for name in _agents()}
+
+
+def published(names: Sequence[str]) -> tuple[list[Reference], list[ReferenceCurve]]:
+    """The published agents and the published curves among the names; LabError for a name that is neither."""
+    known = {**references(), **_agents()}
+    for name in names:
+        if name not in known:
+            raise LabError(
+                f"no published agent or curve {name!r}{did_you_mean(name, known)} (`rl-lab list references` shows all)"
+            )
+    agents = [references()[name] for name in names if name in references()]
+    return agents, [curve(name) for name in names if name in _agents()]
+
+
+def curve_names() -> tuple[str, ...]:
+    """Of every published training curve, without reading one."""
+    return tuple(_agents())
 
 
 def curve(name: str) -> ReferenceCurve:
