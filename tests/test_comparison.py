@@ -60,12 +60,12 @@ def test_a_run_without_evaluation_is_named_not_counted(tmp_path: Path) -> None:
     run = write_run(tmp_path, "dqn", 1, [])
     comparison = compared(tmp_path)
     assert len(comparison.runs) == 1
-    assert any(str(run) in warning and "no evaluation yet" in warning for warning in comparison.warnings)
+    assert f"Left out, no evaluation yet: {run}." in comparison.warnings
 
 
 def test_a_run_that_is_not_finished_is_named_and_counts(tmp_path: Path) -> None:
     run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], state="interrupted")
-    assert any(f"{run} is interrupted" in warning for warning in compared(tmp_path).warnings)
+    assert f"Not finished, the last evaluation so far counts: {run} (interrupted)." in compared(tmp_path).warnings
 
 
 def test_other_budgets_stand_in_columns_of_their_own(tmp_path: Path) -> None:
@@ -138,6 +138,7 @@ def test_mixed_shows_them_marked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert shown.startswith("! Do not compare: Pong: protocols")
     assert "dqn, machado2018 " in shown
+    assert "probability of improvement" not in shown  # other rules: neither is called better
 
 
 def test_aggregates_are_over_the_games_that_all_have(tmp_path: Path) -> None:

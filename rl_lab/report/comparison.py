@@ -103,10 +103,7 @@ def compare(
         else stand_at_equal(f"hours of training, {hours:.2f}", _within_hours(runs, hours), by_frames=False),
         training=stand("Training returns", "training", _returns(chosen)),
         curves=tuple(curves),
-        warnings=(
-            *_warnings(runs, evaluation, table),
-            *(f"{directory} is left out: it has no evaluation yet." for directory in without),
-        ),
+        warnings=tuple(_warnings(runs, without, evaluation, table)),
     )
 
 
@@ -208,7 +205,7 @@ def _contenders(chosen: _Chosen, rng: np.random.Generator, *, by_frames: bool = 
         if len({rival[2] for rival in rivals}) > 1:
             parts.append(f"{frames:,} frames")
         cells = {game: _cell(of_game, rng) for game, of_game in _grouped(members, lambda item: item[0].game)}
-        yield Contender(", ".join(parts), frames or None, protocol, cells)
+        yield Contender(", ".join(parts), frames or None, protocol, cells, fingerprint)
 
 
 def _cell(chosen: _Chosen, rng: np.random.Generator) -> Cell:
@@ -224,13 +221,15 @@ def _cell(chosen: _Chosen, rng: np.random.Generator) -> Cell:
     )
 
 
-def _warnings(runs: Sequence[Run], standing: Standing, table: ScoreTable) -> Iterator[str]:
+def _warnings(runs: Sequence[Run], without: Sequence[Path], standing: Standing, table: ScoreTable) -> Iterator[str]:
     """What a reader must know before any number."""
     for mixture in mixtures(runs):
         yield f"Do not compare: {mixture}."
-    for run in runs:
-        if run.state != "finished":
-            yield f"{run.directory} is {run.state}: its last evaluation so far counts."
+    unfinished = [f"{run.directory} ({run.state})" for run in runs if run.state != "finished"]
+    if unfinished:
+        yield f"Not finished, the last evaluation so far counts: {_listed(unfinished)}."
+    if without:
+        yield f"Left out, no evaluation yet: {_listed([str(directory) for directory in without])}."
     ours = [contender for contender in standing.contenders if contender.reference is None]
     for contender in ours:
         single = [game for game, cell in contender.cells.items() if len(cell.scores) == 1]

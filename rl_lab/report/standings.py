@@ -76,6 +76,8 @@ class Contender:
     protocol: str
     cells: Mapping[str, Cell]
     """By game."""
+    fingerprint: str = ""
+    """Of the protocol; empty for a published agent."""
     reference: Reference | None = None
     """The published agent, if it is one."""
 
@@ -165,11 +167,7 @@ def standing(
         contenders,
         common,
         tuple(aggregate for aggregate in aggregates if aggregate.normalized.size),
-        tuple(
-            pair
-            for first, second in pairs
-            if not (first.reference and second.reference) and (pair := _pair(first, second, rng)) is not None
-        ),
+        tuple(pair for first, second in pairs if (pair := _pair(first, second, rng)) is not None),
     )
 
 
@@ -177,7 +175,7 @@ def published_contender(reference: Reference, games: Iterable[str], rng: np.rand
     """A published agent as a contender in those of the games that it has."""
     scores = {game: reference.runs.get(game, (reference.scores[game],)) for game in games if game in reference.scores}
     cells = {game: Cell(tuple(of_game), mean_interval(of_game, rng)) for game, of_game in scores.items()}
-    return Contender(reference.name, reference.frames, reference.protocol, cells, reference)
+    return Contender(reference.name, reference.frames, reference.protocol, cells, reference=reference)
 
 
 def mean_interval(scores: Sequence[float], rng: np.random.Generator) -> Interval | None:
@@ -198,9 +196,10 @@ def _aggregate(contender: Contender, games: Sequence[str], table: ScoreTable, rn
 
 
 def _pair(first: Contender, second: Contender, rng: np.random.Generator) -> Pair | None:
-    """None where they share no game, or no seed has all games."""
+    """None for two published agents, other rules, no game in common, or where no seed has all games."""
     games = sorted(first.cells.keys() & second.cells.keys())
-    if not games:
+    fingerprints = {contender.fingerprint for contender in (first, second) if contender.reference is None}
+    if not games or len(fingerprints) != 1:
         return None
     x, y = first.scores(games), second.scores(games)
     if not (x.size and y.size):

@@ -126,6 +126,7 @@ def pairs_table(standing: Standing) -> Table:
             "P(A > B): that a run of A scores more than a run of B in the same game, mean over games [95 % interval]",
             f"p: of a permutation test of that; more than {SIGNIFICANCE:g} is called chance. Pairs are tested one by "
             "one: of twenty pairs of equals, one is called different",
+            "published agents have budgets and rules of their own: a difference may be one of these",
         ),
     )
 
