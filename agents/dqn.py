@@ -149,6 +149,7 @@ class DQN(Agent):
         self._target_copies = 0
         self._last_loss = torch.zeros(())
         self._last_q_values = torch.zeros(0, task.num_actions)  # (B, A) float32
+        self._last_td_error = torch.zeros(0)  # (B,) float32; for the eye only: nothing to go on from
 
     def prepare(self) -> None:
         """Allocate the replay memory, the target network and the optimizer."""
@@ -189,6 +190,7 @@ class DQN(Agent):
                 self._steps += env.num_games
                 if log.due():
                     log(self._metrics())
+                    self._show(log)
                     self._guard(env.protocol)
         if env.steps == steps:
             self.replay.cut(observations)
@@ -316,7 +318,7 @@ class DQN(Agent):
         self._optimizer.step()
         self._weights.publish()
         self._updates += 1
-        self._last_loss, self._last_q_values = loss.detach(), q_tm1.detach()
+        self._last_loss, self._last_q_values, self._last_td_error = loss.detach(), q_tm1.detach(), td_error.detach()
 
     def _clip_gradients(self, max_norm: float) -> None:
         """Scale the gradients down to the norm where they exceed it."""
@@ -366,3 +368,9 @@ class DQN(Agent):
             metrics["train/q_mean"] = self._last_q_values.max(dim=1).values.mean().item()
             metrics["train/learning_rate"] = self.config.learning_rate
         return metrics
+
+    def _show(self, log: MetricLog) -> None:
+        """How the last update's Q values and TD errors are distributed."""
+        for tag, values in (("train/q_values", self._last_q_values), ("train/td_error", self._last_td_error)):
+            if len(values):
+                log.histogram(tag, values.cpu().numpy())

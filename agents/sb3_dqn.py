@@ -149,6 +149,7 @@ class SB3DQN(Agent):
         def report() -> None:
             if log.due():
                 log(self._metrics())
+                self._show(log)
                 self._guard(env.protocol)
 
         self.model.learn(
@@ -324,6 +325,11 @@ class SB3DQN(Agent):
         if self._batch_q_values is not None:
             self._require_finite_weights()
             warn_of_divergence(self._batch_q_values, reward_clip=protocol.reward_clip, discount=self.config.discount)
+
+    def _show(self, log: MetricLog) -> None:
+        """How the Q values in the last update's batch are distributed. SB3 keeps no TD errors, so there are none."""
+        if self._batch_q_values is not None:
+            log.histogram("train/q_values", self._batch_q_values.cpu().numpy())
 
     def _require_finite_weights(self) -> None:
         require_finite_weights(torch.cat([weight.flatten() for weight in self.model.q_net.parameters()]))

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,9 @@ class MetricLog(Protocol):
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
         """Record metrics by their TensorBoard tags, such as train/loss."""
+
+    def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None:
+        """Show in TensorBoard, and nowhere else, how values of any shape are distributed."""
 
 
 class Agent(ABC):

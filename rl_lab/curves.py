@@ -9,13 +9,17 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rl_lab.atari import AtariVectorEnv, Episode
 from rl_lab.errors import LabError
+from rl_lab.events import TRAINING_TAG
 from rl_lab.position import Position
 from rl_lab.run import Run
 from rl_lab.scores import score_table
-from rl_lab.tensorboard import TRAINING_TAG
 
 _RECENT_EPISODES = 100
 """Episodes in the training curve's mean, as in stable-baselines3."""
@@ -88,6 +92,14 @@ class Curves:
                     f"{tag} is {value} after {self._steps} steps: learning diverged; use a smaller learning rate"
                 )
 
+    def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None:
+        """For the agent: show at once how the values are distributed; LabError for one that is not finite."""
+        if not np.isfinite(values).all():
+            raise LabError(
+                f"{tag} is not finite after {self._steps} steps: learning diverged; use a smaller learning rate"
+            )
+        self._run.events.histogram(tag, values, self._steps * self._run.config.protocol.frame_skip)
+
     def on_steps(self, total_steps: int) -> None:
         """For the environment, before each step."""
         self._on_step(self._steps, self._env.pause_requested)
@@ -115,6 +127,7 @@ class Curves:
             metrics[TRAINING_TAG] = mean_return
             metrics["rollout/ep_len_mean"] = fmean(length_frames for _, length_frames in self._recent)
         self._run.log_metrics(metrics, steps=self._steps)
+        self._run.events.scalars(self._action_shares(), self._steps * skip)
         self._progress = Progress(
             steps=self._steps,
             frames=self._steps * skip,
@@ -126,3 +139,10 @@ class Curves:
         self.agent_metrics = {}
         self.written_steps, self._written_time = self._steps, now
         self._on_progress(self._progress)
+
+    def _action_shares(self) -> dict[str, float]:
+        """How often each action was played since the last point: a curve an action, which a histogram cannot name."""
+        since = max(self.written_steps - self._base_steps, 0)
+        played = self._env.played_actions.ravel()[since:]
+        counts = np.bincount(played, minlength=self._env.num_actions)
+        return {f"actions/{name}": count / len(played) for name, count in zip(self._env.actions, counts, strict=True)}

@@ -119,11 +119,13 @@ def evaluate(
     seed: int,
     num_threads: int = 1,
     on_step: Callable[[], None] = lambda: None,
+    record: Callable[[NDArray[np.uint8]], None] = lambda frame: None,
 ) -> Evaluation:
     """Play `episodes` full games, epsilon-greedily by an own generator.
 
     The same seed gives the same evaluation of an agent whose `act` draws no random number. `on_step` is called
-    before each step and may raise.
+    before each step and may raise. `record` is given the newest frame [84, 84] at each step of one game's first
+    episode.
     """
     if episodes < 1:
         raise LabError(f"evaluation episodes are {episodes}; allowed is 1 or more")
@@ -142,10 +144,15 @@ def evaluate(
         observer=shares,
     )
     observations = env.reset()
+    is_first_episode = True
     while not shares.complete():
+        if is_first_episode:
+            record(observations[0, -1])
         explores = rng.random(num_games) < protocol.evaluation_epsilon
         random_actions = rng.integers(0, env.num_actions, num_games)
-        observations = env.step(np.where(explores, random_actions, agent.act(observations))).observations
+        step = env.step(np.where(explores, random_actions, agent.act(observations)))
+        observations = step.observations
+        is_first_episode &= not step.episode_ends[0]
     return Evaluation(
         game=env.game,
         protocol=protocol.label,

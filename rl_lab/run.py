@@ -5,12 +5,13 @@ runs/<Game>/<experiment>/seed-<n>/
   provenance.json      where the numbers come from: versions, processor, threads, ROM, protocol; and of each resume
   status.json          running | finished | interrupted | failed, replaced atomically
   episodes.jsonl  metrics.jsonl  evaluations.jsonl    append-only, cut back to the checkpoint by a resume: the truth
-  events.out.tfevents.*                               the same numbers for the eye
+  events.out.tfevents.*  by-time/events.*             the same numbers for the eye, and what only the eye can use
   checkpoints/<frames>/  segments/
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -24,12 +25,12 @@ from typing import Self
 from rl_lab.atari import Episode
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.evaluation import Evaluation
+from rl_lab.events import EvaluationPoint, EventWriter, Kept, evaluation_points, hyperparameters
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.provenance import provenance
-from rl_lab.records import State, Status, last_episodes
+from rl_lab.records import State, Status, last_episodes, read_metrics, training_seconds
 from rl_lab.scores import DEFAULT_TABLE
 from rl_lab.storage import RecordFile, Storage
-from rl_lab.tensorboard import EVALUATION_TAG, NORMALIZED_TAG, EventWriter
 from rl_lab.untrusted import files_below, read_json
 
 _NOTED_RESUMES = 100
@@ -40,24 +41,24 @@ RECORDS = ("episodes.jsonl", "metrics.jsonl", "evaluations.jsonl")
 class Run:
     """The open records of a run that is being made."""
 
-    def __init__(
-        self, directory: Path, config: ExperimentConfig, *, steps: int, written_steps: int | None = None
-    ) -> None:
+    def __init__(self, directory: Path, config: ExperimentConfig, *, steps: int, kept: Kept) -> None:
         """Use `create` or `resume`, which see to the directory."""
         self.directory = directory
         self.config = config
         self._steps = steps
+        self._point_frames, self._seconds = kept.frames, kept.seconds
         self.set_status("running")
         with ExitStack() as opened:
             self._files = {name: opened.enter_context(RecordFile(directory / name, "ab")) for name in RECORDS}
-            self._events = EventWriter(
+            self.events = EventWriter(
                 directory,
                 game=config.game,
                 config_toml=config.to_toml(),
-                hparams=_hparams(config),
-                kept_frames=None if written_steps is None else written_steps * config.protocol.frame_skip,
+                hparams=hyperparameters(dataclasses.asdict(config), config.protocol.label),
+                kept=kept,
             )
-            opened.callback(self._events.close)
+            """For what is shown and not recorded; who adds to the records adds to the curves."""
+            opened.callback(self.events.close)
             self._opened = opened.pop_all()
 
     @classmethod
@@ -74,7 +75,7 @@ class Run:
                 _replace(partial / "provenance.json", origin)
                 partial.replace(directory)
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
-                run = cls(directory, config, steps=0)
+                run = cls(directory, config, steps=0, kept=Kept())
                 undo.pop_all()
         except OSError as error:
             raise LabError(
@@ -104,8 +105,9 @@ class Run:
         for name in RECORDS:
             with (directory / name).open("ab") as file:  # which a run that was killed early may not have
                 file.truncate(record_bytes[name])
+        kept = _kept(directory, config, written_steps)
         _replace(directory / "config.toml", config.to_toml())
-        return cls(directory, config, steps=steps, written_steps=written_steps)
+        return cls(directory, config, steps=steps, kept=kept)
 
     def log_episode(self, episode: Episode, *, base_steps: int) -> None:
         """Append a finished episode; its counts are within an iteration that began at `base_steps`."""
@@ -123,23 +125,25 @@ class Run:
         )
 
     def log_metrics(self, metrics: Mapping[str, float], *, steps: int) -> None:
-        """Append a point of the training curves, by TensorBoard tags."""
+        """Append a point of the training curves, by TensorBoard tags; time/fps is one of them."""
         frames = self._advance(steps)
         self._append("metrics.jsonl", {"frames": frames, "steps": steps, **metrics})
-        self._events.scalars(metrics, frames)
+        self._seconds += (frames - self._point_frames) / metrics["time/fps"]
+        self._point_frames = frames
+        self.events.scalars(metrics, frames)
 
     def log_evaluation(self, evaluation: Evaluation, *, steps: int, iteration: int) -> None:
         """Append an evaluation, with its human-normalized score by the default table."""
         frames = self._advance(steps)
-        human_normalized = evaluation.human_normalized_score()
         self._append(
             "evaluations.jsonl",
             {"frames": frames, "steps": steps, "iteration": iteration, **evaluation.as_record(DEFAULT_TABLE)},
         )
-        scalars = {EVALUATION_TAG: evaluation.mean_score}
-        if human_normalized is not None:
-            scalars[NORMALIZED_TAG] = human_normalized
-        self._events.scalars(scalars, frames)
+        self.events.evaluation(
+            EvaluationPoint(
+                frames, int(self._seconds), evaluation.mean_score, evaluation.human_normalized_score(DEFAULT_TABLE)
+            )
+        )
 
     def sync_records(self, storage: Storage) -> dict[str, int]:
         """Force the records to the disk, for a checkpoint to name their lengths [bytes]."""
@@ -219,15 +223,15 @@ def _partial(directory: Path) -> Path:
     return directory.with_name(f".{directory.name}.partial")
 
 
-def _hparams(config: ExperimentConfig) -> dict[str, str | int | float | bool]:
-    """The agent's hyperparameters and what else tells runs apart, flat."""
-    return {
-        "game": config.game,
-        "seed": config.seed,
-        "protocol": config.protocol.label,
-        "num_games": config.num_games,
-        **{f"agent.{key}": value for key, value in vars(config.agent).items()},
-    }
+def _kept(directory: Path, config: ExperimentConfig, written_steps: int) -> Kept:
+    """What the records, cut back to their checkpoint, say for the curves; LabError where it is nonsense."""
+    seconds = training_seconds(read_metrics(directory))
+    points = evaluation_points(directory, config.game)
+    return Kept(
+        frames=written_steps * config.protocol.frame_skip,
+        seconds=seconds[-1] if seconds else 0.0,
+        last_evaluation=points[-1] if points else None,
+    )
 
 
 def _require_whole(path: Path, size_bytes: int) -> None:

@@ -1,12 +1,4 @@
-"""TensorBoard as the view of runs: what a run writes for it, published agents as lines, and its server.
-
-The truth is a run's JSON lines; event files may lose their end, and the lab never reads them back. Tags are the same in
-all runs, so that agents overlay. A chart over several games would mean nothing, so the main curves are written a second
-time under a tag of their game, and a layout for the dashboard CUSTOM SCALARS makes one section a game of these.
-
-torch's writer is imported where something is written: commands import this module, shell completion imports the
-commands, and torch takes seconds.
-"""
+"""TensorBoard as the view of runs: the published agents beside them, what no single run can say, and its server."""
 
 from __future__ import annotations
 
@@ -18,132 +10,96 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
 
 from rl_lab.errors import LabError
-from rl_lab.records import find_runs, read_config
-from rl_lab.scores import DEFAULT_TABLE, Reference, reference, score_table
-from rl_lab.storage import RecordFile
+from rl_lab.events import (
+    BY_TIME,
+    EVALUATION_TAG,
+    FRAMES_BY_TIME_TAG,
+    NORMALIZED_TAG,
+    TRAINING_TAG,
+    EventFile,
+    EventWriter,
+    Hyperparameters,
+    Kept,
+    evaluation_points,
+    game_tag,
+    hyperparameters,
+    layout,
+)
+from rl_lab.records import find_runs, read_config, read_evaluations, read_metrics
+from rl_lab.scores import Reference, reference, score_table
 
-TRAINING_TAG = "rollout/ep_rew_mean"
-EVALUATION_TAG = "eval/mean_reward"
-NORMALIZED_TAG = "eval/human_normalized_score"
-
-_CHART_TITLES = {
-    NORMALIZED_TAG: f"human-normalized ({DEFAULT_TABLE}), evaluation, by frames",
-    EVALUATION_TAG: "score, evaluation, by frames",
-    TRAINING_TAG: "score, training, by frames",
-}
 REFERENCES = "reference"
 """The folder of the published agents beside the runs."""
+RECORDS = "records"
+"""The folder of the runs that came without event files, such as published ones."""
 _START_SECONDS = 120  # a cold start reads all of TensorBoard from disk; a warm one takes two seconds
 
 
-def game_tag(game: str, tag: str) -> str:
-    """The tag under which a main curve is written for its game: game/Pong/mean_reward."""
-    return f"game/{game}/{tag.rpartition('/')[2]}"
+def overview(runs: Path, logdir: Path) -> None:
+    """Write what no single run can say for all into the logdir: the sections of all games, and the table HPARAMS.
 
-
-class EventWriter:
-    """The event file of one run; every x axis is emulator frames."""
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        game: str,
-        config_toml: str,
-        hparams: Mapping[str, str | int | float | bool],
-        kept_frames: int | None = None,
-    ) -> None:
-        """A run that resumes hides what its earlier event files say beyond `kept_frames`, its last point."""
-        from torch.utils.tensorboard import summary
-
-        self._game = game
-        # purge_step hides its own step too: hence the + 1. The checkpoint's frames would not do: a point that is due
-        # there is only written after it. The first one in a folder hides nothing (TensorBoard takes it for the start),
-        # so a new run writes one as well.
-        with ExitStack() as opened:
-            self._file = _EventFile(directory)
-            opened.callback(self._file.close)
-            self._file.begin(purge_step=0 if kept_frames is None else kept_frames + 1)
-            self._file.add(summary.text("config", f"```toml\n{config_toml.strip()}\n```"))  # type: ignore[no-untyped-call]
-            self._file.add(summary.custom_scalars(_layout(game)))  # type: ignore[no-untyped-call]  # torch left all untyped
-            self._file.add(_hparams_session(hparams))
-            opened.pop_all()
-
-    def scalars(self, metrics: Mapping[str, float], frames: int) -> None:
-        """Points of the curves, one a tag; OSError where they cannot be written."""
-        from torch.utils.tensorboard import summary
-
-        for tag, value in metrics.items():
-            for name in (tag, game_tag(self._game, tag)) if tag in _CHART_TITLES else (tag,):
-                point = summary.scalar(name, value)  # type: ignore[no-untyped-call]
-                self._file.add(point, frames)
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _EventFile:
-    """An event file, written without delay.
-
-    torch's SummaryWriter hands records to a thread, where a full disk ends in a traceback; and it puts the machine's
-    name into the file's.
+    TensorBoard takes the columns of the table from a single place, as they are when it starts. And where it joins the
+    layouts of runs, it loses charts of a game unless the very first layout has the game: this one comes first.
     """
-
-    def __init__(self, directory: Path) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        # TensorBoard reads the files of a folder by name: numbered, and not by a clock, they come in order of writing.
-        numbers = (path.name.rpartition(".")[2] for path in directory.glob("events.out.tfevents.*"))
-        number = max((int(text) for text in numbers if text.isdecimal()), default=-1) + 1
-        self._file = RecordFile(directory / f"events.out.tfevents.{number:06d}", "xb")
-        self._records = RecordWriter(self._file)
-
-    def begin(self, *, purge_step: int) -> None:
-        """The first of all records."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog
-
-        self._write(file_version="brain.Event:2", step=purge_step)
-        self._write(session_log=SessionLog(status=SessionLog.START), step=purge_step)
-
-    def add(self, summary: object, step: int = 0) -> None:
-        """A Summary, with its place on the x axis."""
-        self._write(summary=summary, step=step)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, **event: object) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-
-        self._records.write(Event(wall_time=time.time(), **event).SerializeToString())
+    configs = [read_config(directory) for directory in find_runs(runs)]
+    with closing(EventFile(logdir)) as file:
+        file.begin()
+        file.add(layout(sorted({config["game"] for config in configs})))
+        file.add(_hparams_columns([hyperparameters(config, "") for config in configs]))
 
 
-def _hparams_session(hparams: Mapping[str, str | int | float | bool]) -> object:
-    """The session's start, of the three summaries that torch's `add_hparams` puts into a sub-run.
+def _hparams_columns(rows: Sequence[Hyperparameters]) -> object:
+    """Summary of the whole: a column for each hyperparameter of any run, and three for what the runs came to."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
-    The experiment's summary fixes the columns of the table, and TensorBoard takes the first that it meets: those of
-    another agent would be missing. Without one it unites the columns of all runs. The session's end claims success.
-    """
-    from torch.utils.tensorboard.summary import hparams as hparams_summaries
+    columns = []
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if name in row]
+        is_number = all(type(value) in (int, float) for value in values)
+        kind = api_pb2.DATA_TYPE_FLOAT64 if is_number else api_pb2.DATA_TYPE_STRING
+        differs = any(value != values[0] for value in values)
+        columns.append(api_pb2.HParamInfo(name=name, type=kind, differs=differs))
+    scores = [
+        api_pb2.MetricInfo(name=api_pb2.MetricName(group=folder, tag=tag), display_name=title)
+        for folder, tag, title in (
+            ("", EVALUATION_TAG, "evaluation score"),
+            ("", NORMALIZED_TAG, "human-normalized score"),
+            (BY_TIME, FRAMES_BY_TIME_TAG, "frames"),
+        )
+    ]
+    experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=scores)
+    about = metadata.create_summary_metadata(plugin_data_pb2.HParamsPluginData(experiment=experiment))
+    value = Summary.Value(tag=metadata.EXPERIMENT_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
+    return Summary(value=[value])
 
-    # torch would write a bool as the number 1.0.
-    values = {name: str(value).lower() if isinstance(value, bool) else value for name, value in hparams.items()}
-    _, session_start, _ = hparams_summaries(values, {})  # type: ignore[no-untyped-call]
-    return session_start
 
-
-def _layout(game: str) -> dict[str, dict[str, list[str | list[str]]]]:
-    """The section of one game. TensorBoard joins equal sections of many runs, and drops equal charts."""
-    charts: dict[str, list[str | list[str]]] = {
-        title: ["Multiline", [f"^{game_tag(game, tag)}$"]] for tag, title in _CHART_TITLES.items()
-    }
-    return {game: charts}
+def record_runs(runs: Path, directory: Path) -> None:
+    """Write event files for the runs that came without, such as published ones, from their records."""
+    for run in find_runs(runs):
+        if any(run.glob("events.out.tfevents.*")):
+            continue
+        config, evaluations = read_config(run), read_evaluations(run)
+        protocol = evaluations[-1]["protocol"] if evaluations else ""
+        writer = EventWriter(
+            directory / run.relative_to(runs),
+            game=config["game"],
+            config_toml=(run / "config.toml").read_text(encoding="utf-8"),
+            hparams=hyperparameters(config, protocol),
+            kept=Kept(),
+        )
+        with closing(writer):
+            for point in read_metrics(run):
+                metrics = {tag: value for tag, value in point.items() if "/" in tag and type(value) in (int, float)}
+                writer.scalars(metrics, point["frames"])
+            for evaluation in evaluation_points(run, config["game"]):
+                writer.evaluation(evaluation)
 
 
 def reference_runs(directory: Path, names: Sequence[str], frames_by_game: Mapping[str, int]) -> None:
@@ -164,19 +120,20 @@ def reference_runs(directory: Path, names: Sequence[str], frames_by_game: Mappin
 
 
 def _write_reference(directory: Path, agent: Reference, game: str, frames: int) -> None:
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import summary
 
     score = agent.scores[game]
     normalized = score_table().human_normalized(game, score)
     lines = {TRAINING_TAG: score} if agent.kind == "training" else {EVALUATION_TAG: score}
     if agent.kind == "evaluation" and normalized is not None:
         lines[NORMALIZED_TAG] = normalized
-    with SummaryWriter(str(directory)) as writer:
-        writer.add_text("reference", agent.description)
+    with closing(EventFile(directory)) as file:
+        file.begin()
+        file.add(summary.text("reference", agent.description))  # type: ignore[no-untyped-call]
         for tag, value in lines.items():
             for frame in (0, frames):
-                writer.add_scalar(tag, value, frame)
-                writer.add_scalar(game_tag(game, tag), value, frame)
+                file.scalar(tag, value, frame)
+                file.scalar(game_tag(game, tag), value, frame)
 
 
 def planned_frames(runs: Path) -> dict[str, int]:
@@ -193,7 +150,7 @@ def link_runs(runs: Path, logdir: Path) -> None:
     """Show what is in `runs` in `logdir`, which serves references too; call again for games that came later."""
     for entry in runs.resolve().glob("*"):
         link = logdir / entry.name
-        if not link.is_symlink() and entry.name != REFERENCES:
+        if not link.is_symlink() and entry.name not in (REFERENCES, RECORDS):
             link.symlink_to(entry)
 
 

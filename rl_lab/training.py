@@ -32,6 +32,7 @@ from rl_lab.checkpoint import (
 from rl_lab.curves import Curves, Progress
 from rl_lab.errors import LabError, LabWarning, ResumableError
 from rl_lab.evaluation import Evaluation, evaluate
+from rl_lab.events import VIDEO_TAG
 from rl_lab.experiment import ExperimentConfig, load_experiment
 from rl_lab.lock import RunLock, taken_over
 from rl_lab.position import Position
@@ -41,6 +42,7 @@ from rl_lab.saved_agent import agent_files, describe
 from rl_lab.seeding import integer_seed, seed_sequence
 from rl_lab.storage import Storage
 from rl_lab.system import use_machine
+from rl_lab.video import EpisodeVideo
 from rl_lab.watchdog import Watchdog
 
 
@@ -231,9 +233,11 @@ class _Loop:
         self._curves.begin(env, position, steps)
         self._train(env, steps)
         progress = self._curves.finish()
-        evaluation = self._evaluate(env)
+        video = EpisodeVideo()
+        evaluation = self._evaluate(env, video)
         total = position.begin_steps + steps
         self._run.log_evaluation(evaluation, steps=total, iteration=position.iteration)
+        self._run.events.gif(VIDEO_TAG, video.gif(), total * config.protocol.frame_skip)
         self._evaluation = evaluation
         following = Position.start(config.num_games)
         self._save(dataclasses.replace(following, iteration=position.iteration + 1, begin_steps=total))
@@ -250,8 +254,8 @@ class _Loop:
                 self._save_within(env)
                 self._check_stop()
 
-    def _evaluate(self, env: AtariVectorEnv) -> Evaluation:
-        """The evaluation after the iteration's training in `env`."""
+    def _evaluate(self, env: AtariVectorEnv, video: EpisodeVideo) -> Evaluation:
+        """The evaluation after the iteration's training in `env`, its first episode on video."""
         config = self._config
         try:
             return evaluate(
@@ -262,6 +266,7 @@ class _Loop:
                 seed=integer_seed(config.seed, "evaluation", self._position.iteration),
                 num_threads=config.emulator_threads,
                 on_step=self._on_replayed_step,
+                record=video.add,
             )
         except Stopped:
             self._save_within(env)

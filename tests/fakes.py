@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,8 @@ class EveryStep:
 
     def __init__(self, look: Callable[[], object] = lambda: None) -> None:
         self.metrics: list[Mapping[str, float]] = []
+        self.histograms: dict[str, NDArray[np.floating[Any]]] = {}
+        """The last ones."""
         self.seen: list[object] = []
         self._look = look
 
@@ -109,3 +111,6 @@ class EveryStep:
     def __call__(self, metrics: Mapping[str, float]) -> None:
         self.metrics.append(metrics)
         self.seen.append(self._look())
+
+    def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None:
+        self.histograms[tag] = values

@@ -93,6 +93,10 @@ class FiniteMetrics:
         if not all(math.isfinite(value) for value in metrics.values()):
             raise LabError("learning diverged")
 
+    def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None:
+        if not np.isfinite(values).all():
+            raise LabError("learning diverged")
+
 
 def load_and_go_on(agent_name: str, checkpoint: Path) -> None:
     """Load all of a checkpoint without looking at its digests, then train a little, act and save."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from rl_lab.agent import Agent, Task, load_agent
 from tests.fakes import OPTIMUM, CatchEnv, as_atari
@@ -39,6 +41,8 @@ class LastMetrics:
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
         self.metrics = metrics
+
+    def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None: ...
 
 
 def greedy_score(agent: Agent, episodes: int = 100) -> float:

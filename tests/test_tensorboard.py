@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import signal
@@ -10,19 +11,24 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
 
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
+from rl_lab.events import BY_TIME, EvaluationPoint, EventWriter, Kept, game_tag, hyperparameters
 from rl_lab.scores import reference, score_table
-from rl_lab.tensorboard import EventWriter, Server, game_tag, link_runs, planned_frames, reference_runs
+from rl_lab.tensorboard import Server, link_runs, overview, planned_frames, reference_runs
+from rl_lab.video import EpisodeVideo
 
 FRAMES = (0, 4_000, 8_000)
 CONFIG = """name = "tiny"
@@ -34,45 +40,58 @@ total_steps = {total_steps}
 frame_skip = 4
 
 [agent]
-name = "dqn"
+{agent}
 """
-HPARAMS: dict[str, dict[str, str | int | float | bool]] = {
-    "dqn": {"agent": "dqn", "learning_rate": 0.00025, "double": True},
-    "sb3_dqn": {"agent": "sb3_dqn", "learning_rate": 0.0001, "gradient_steps": 3},
+AGENTS = {
+    "dqn": 'name = "dqn"\nlearning_rate = 0.00025\ndouble = true',
+    "sb3_dqn": 'name = "sb3_dqn"\nlearning_rate = 0.0001\ngradient_steps = 3',
 }
 PLANNED_FRAMES = 10_000
 GAMES = ("Breakout", "Pong")
-RUNS = [f"{game}/{agent}/seed-0" for game in GAMES for agent in HPARAMS]
+RUNS = [f"{game}/{agent}/seed-0" for game in GAMES for agent in AGENTS]
 # Each with the tag that is written last. The scores of the second are those of the exploring agent.
 REFERENCES = {"dqn_nature_2015": "eval/human_normalized_score", "cleanrl_dqn_10M": "rollout/ep_rew_mean"}
 
 
-def write_run(folder: Path, scores: dict[int, float], kept_frames: int | None = None) -> None:
-    """A run at <Game>/<agent>/seed-<n>, with a score at each of some frames."""
+def evaluation_at(frames: int, score: float, seconds: int | None = None) -> EvaluationPoint:
+    """An evaluation at so many frames, 1,000 of them a second unless the seconds are given."""
+    return EvaluationPoint(frames, frames // 1_000 if seconds is None else seconds, score, score / 10)
+
+
+def write_run(folder: Path, evaluations: list[EvaluationPoint], kept: Kept | None = None) -> None:
+    """A run at <Game>/<agent>/seed-<n>, with a point of the training curve at each evaluation."""
     game, agent, _ = folder.parts[-3:]
     folder.mkdir(parents=True, exist_ok=True)
-    config = CONFIG.format(game=game, total_steps=2_500)
+    config = CONFIG.format(game=game, total_steps=2_500, agent=AGENTS[agent])
     (folder / "config.toml").write_text(config)
     (folder / "status.json").write_text("{}")
-    writer = EventWriter(folder, game=game, config_toml=config, hparams=HPARAMS[agent], kept_frames=kept_frames)
-    for frames, score in scores.items():
-        metrics = {
-            "eval/mean_reward": score,
-            "eval/human_normalized_score": score / 10,
-            "rollout/ep_rew_mean": score / 2,
-        }
-        writer.scalars(metrics, frames)
+    hparams = hyperparameters(tomllib.loads(config), protocol="nature2015")
+    writer = EventWriter(folder, game=game, config_toml=config, hparams=hparams, kept=kept or Kept())
+    for point in evaluations:
+        writer.scalars({"rollout/ep_rew_mean": point.mean_score / 2}, point.frames)
+        writer.evaluation(point)
+        writer.histogram("train/q_values", np.linspace(-1, 1, 100), point.frames)
+        writer.gif("eval/first_episode", three_frames(), point.frames)
     writer.close()
 
 
-def request(server: Server, path: str, body: str | None = None) -> tuple[int, str]:
-    """Status and text; past any proxy that the environment has."""
+def three_frames() -> bytes:
+    video = EpisodeVideo()
+    for column in range(3):
+        frame = np.zeros((84, 84), np.uint8)
+        frame[:, 10 * column] = 255
+        video.add(frame)
+    return video.gif()
+
+
+def request(server: Server, path: str, body: str | None = None) -> tuple[int, bytes]:
+    """Status and answer; past any proxy that the environment has."""
     url = urllib.parse.urlsplit(server.address)
     connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=30)
     try:
         connection.request("GET" if body is None else "POST", f"/data/{path}", body)
         response = connection.getresponse()
-        return response.status, response.read().decode()
+        return response.status, response.read()
     finally:
         connection.close()
 
@@ -102,7 +121,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two agents in two games; dqn's score in Pong is 0, 1, 2, and the others' are 10 higher each."""
     folder = tmp_path_factory.mktemp("runs")
     for number, run in enumerate(sorted(RUNS, key=lambda run: run != "Pong/dqn/seed-0")):
-        write_run(folder / run, {frames: 10.0 * number + index for index, frames in enumerate(FRAMES)})
+        write_run(folder / run, [evaluation_at(frames, 10.0 * number + i) for i, frames in enumerate(FRAMES)])
     return folder
 
 
@@ -111,8 +130,9 @@ def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     """Serves the runs and the references as the command does, and has loaded all of them."""
     logdir = tmp_path_factory.mktemp("logdir")
     reference_runs(logdir / "reference", list(REFERENCES), planned_frames(runs))
+    overview(runs, logdir)
     link_runs(runs, logdir)
-    lengths = {(run, game_tag(run.partition("/")[0], "rollout/ep_rew_mean")): len(FRAMES) for run in RUNS}
+    lengths = {(f"{run}/{BY_TIME}", "eval/human_normalized_score_by_time"): len(FRAMES) for run in RUNS}
     for name, tag in REFERENCES.items():
         lengths |= {(f"reference/{name}/{game}", game_tag(game, tag)): 2 for game in GAMES}
     with Server(logdir) as server:
@@ -122,7 +142,7 @@ def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
 
 def test_runs_have_the_names_of_their_folders(server: Server) -> None:
     references = [f"reference/{name}/{game}" for name in REFERENCES for game in GAMES]
-    assert sorted(get(server, "runs")) == sorted(RUNS + references)
+    assert sorted(get(server, "runs")) == sorted([".", *RUNS, *(f"{run}/{BY_TIME}" for run in RUNS), *references])
 
 
 def test_scores_stand_at_their_frames(server: Server) -> None:
@@ -136,37 +156,67 @@ def test_the_same_curve_has_a_tag_of_its_game(server: Server) -> None:
         assert points(server, "Breakout/dqn/seed-0", game_tag("Breakout", tag)) == curve
 
 
-def test_layout_has_each_game_once_and_each_chart_finds_both_agents_of_its_game_only(server: Server) -> None:
+def test_the_human_normalized_score_is_drawn_over_seconds_too(server: Server) -> None:
+    curve = points(server, f"Pong/dqn/seed-0/{BY_TIME}", "game/Pong/human_normalized_score_by_time")
+    assert curve == pytest.approx({0: 0.0, 4: 0.1, 8: 0.2})
+
+
+def test_layout_has_each_game_once_and_each_chart_finds_both_agents_and_the_references_of_its_game_only(
+    server: Server,
+) -> None:
     sections = get(server, "plugin/custom_scalars/layout")["category"]
-    assert sorted(section["title"] for section in sections) == ["Breakout", "Pong"]
+    assert [section["title"] for section in sections] == ["Breakout", "Pong"]
     for section in sections:
-        assert len(section["chart"]) == 3
-        for chart in section["chart"]:
-            (pattern,) = chart["multiline"]["tag"]
-            found = {
+        game = section["title"]
+        mine = {run for run in RUNS if run.startswith(game)}
+        evaluated, trained = {f"reference/dqn_nature_2015/{game}"}, {f"reference/cleanrl_dqn_10M/{game}"}
+        over_seconds = {f"{run}/{BY_TIME}" for run in mine}
+        found = [
+            {
                 run
-                for run in RUNS
-                if get(server, "plugin/custom_scalars/scalars", run=run, tag=pattern)["tag_to_events"]
+                for run in get(server, "runs")
+                for tag in chart["multiline"]["tag"]
+                if get(server, "plugin/custom_scalars/scalars", run=run, tag=tag)["tag_to_events"]
             }
-            assert found == {run for run in RUNS if run.startswith(section["title"])}
+            for chart in section["chart"]
+        ]
+        assert found == [mine | evaluated, over_seconds, mine | evaluated, mine | trained]
 
 
-def test_hyperparameters_of_both_agents_are_columns_beside_the_evaluation(server: Server) -> None:
+def test_hyperparameters_of_both_agents_and_final_scores_are_the_columns_of_the_table(server: Server) -> None:
     table = get(server, "plugin/hparams/experiment", body="{}")
     columns = {column["name"] for column in table["hparamInfos"]}
-    assert columns == {"agent", "learning_rate", "double", "gradient_steps"}
-    metrics = {column["name"]["tag"] for column in table["metricInfos"]}
-    assert {"eval/mean_reward", "eval/human_normalized_score"} <= metrics
+    agents = {"agent.name", "agent.learning_rate", "agent.double", "agent.gradient_steps"}
+    assert columns == {"game", "seed", "protocol"} | agents
+    metrics = [column["displayName"] for column in table["metricInfos"]]
+    assert metrics == ["evaluation score", "human-normalized score", "frames"]
 
 
-def test_hyperparameters_and_scores_are_in_the_row_of_their_run(server: Server) -> None:
+def test_hyperparameters_and_final_scores_are_in_the_row_of_their_run(server: Server) -> None:
     question = {"startIndex": 0, "sliceSize": 100, "allowedStatuses": ["STATUS_UNKNOWN"]}
     rows = get(server, "plugin/hparams/session_groups", body=json.dumps(question))["sessionGroups"]
     assert sorted(row["name"] for row in rows) == sorted(RUNS)
     row = next(row for row in rows if row["name"] == "Pong/dqn/seed-0")
-    assert row["hparams"] == {"agent": "dqn", "learning_rate": 0.00025, "double": "true"}
-    scores = {metric["name"]["tag"]: metric["value"] for metric in row["metricValues"]}
-    assert scores["eval/mean_reward"] == 2.0
+    agent = {"agent.name": "dqn", "agent.learning_rate": 0.00025, "agent.double": "true"}
+    assert row["hparams"] == {"game": "Pong", "seed": 0, "protocol": "nature2015", **agent}
+    assert [metric["value"] for metric in row["metricValues"]] == pytest.approx([2.0, 0.2, 8_000])
+
+
+def test_an_evaluation_has_a_video(server: Server) -> None:
+    run = {"run": "Pong/dqn/seed-0", "tag": "eval/first_episode"}
+    images = get(server, "plugin/images/images", sample="0", **run)
+    assert [image["step"] for image in images] == list(FRAMES)
+    status, gif = request(server, f"plugin/images/individualImage?{images[-1]['query']}")
+    assert status == http.HTTPStatus.OK
+    with Image.open(io.BytesIO(gif)) as video:
+        assert isinstance(video, GifImageFile)
+        assert (video.n_frames, video.size) == (3, (84, 84))
+
+
+def test_histograms_stand_at_their_frames(server: Server) -> None:
+    histograms = get(server, "plugin/histograms/histograms", run="Pong/dqn/seed-0", tag="train/q_values")
+    assert [step for _, step, _ in histograms] == list(FRAMES)
+    assert sum(count for _, _, count in histograms[-1][2]) == 100
 
 
 def test_config_is_shown_as_a_block_of_code(server: Server) -> None:
@@ -196,37 +246,23 @@ def test_scores_of_an_exploring_reference_stay_out_of_the_evaluations(server: Se
     assert set(tags) == {"rollout/ep_rew_mean", "game/Pong/ep_rew_mean"}
 
 
-def test_new_points_and_new_games_appear_in_a_running_server(tmp_path: Path) -> None:
-    runs, logdir = tmp_path / "runs", tmp_path / "logdir"
+def test_new_points_and_new_games_appear_in_a_running_server_and_a_resume_breaks_no_curve(tmp_path: Path) -> None:
+    runs, logdir, run = tmp_path / "runs", tmp_path / "logdir", "Pong/dqn/seed-0"
     logdir.mkdir()
-    write_run(runs / "Pong/dqn/seed-0", {4_000: 1.0, 8_000: 2.0, 12_000: 3.0})
+    kept, *lost = [evaluation_at(8_000, 2.0), evaluation_at(12_000, 3.0), evaluation_at(16_000, 3.5)]
+    write_run(runs / run, [evaluation_at(4_000, 1.0), kept, *lost])
     link_runs(runs, logdir)
     with Server(logdir) as server:
-        poll(lambda: len(points(server, "Pong/dqn/seed-0", "eval/mean_reward")) == 3)
-        # Interrupted after 12,000 frames, resumed from the checkpoint at 8,000, to another score.
-        write_run(runs / "Pong/dqn/seed-0", {12_000: 4.0}, kept_frames=8_000)
-        write_run(runs / "Freeway/dqn/seed-0", {4_000: 5.0})
+        poll(lambda: len(points(server, f"{run}/{BY_TIME}", "eval/human_normalized_score_by_time")) == 4)
+        # Resumed from the checkpoint at 8,000 frames, to another score, and slower: later than all that was lost.
+        write_run(runs / run, [evaluation_at(12_000, 4.0, seconds=20)], kept=Kept(8_000, 8.5, kept))
+        write_run(runs / "Freeway/dqn/seed-0", [evaluation_at(4_000, 5.0)])
         link_runs(runs, logdir)
-        poll(lambda: points(server, "Pong/dqn/seed-0", "eval/mean_reward") == {4_000: 1.0, 8_000: 2.0, 12_000: 4.0})
+        by_frames = {4_000: 1.0, 8_000: 2.0, 12_000: 4.0}
+        poll(lambda: points(server, run, "eval/mean_reward") == by_frames)
+        by_seconds = pytest.approx({4: 0.1, 8: 0.2, 20: 0.4})
+        poll(lambda: points(server, f"{run}/{BY_TIME}", "eval/human_normalized_score_by_time") == by_seconds)
         poll(lambda: points(server, "Freeway/dqn/seed-0", "game/Freeway/mean_reward") == {4_000: 5.0})
-
-
-def test_resuming_hides_what_came_after_the_checkpoint_and_keeps_its_evaluation(tmp_path: Path) -> None:
-    run = tmp_path / "Pong/dqn/seed-0"
-    write_run(run, {4_000: 1.0, 8_000: 2.0, 12_000: 3.0})
-    write_run(run, {}, kept_frames=8_000)
-    # The loader of --load_fast=false: the server's other one goes by the next point of the same curve.
-    events = EventAccumulator(str(run)).Reload().Tensors("eval/mean_reward")
-    assert [event.step for event in events] == [4_000, 8_000]
-
-
-def test_an_evaluation_is_on_disk_before_the_writer_closes(tmp_path: Path) -> None:
-    writer = EventWriter(tmp_path, game="Pong", config_toml="", hparams={})
-    (events,) = tmp_path.glob("events.out.tfevents.*")
-    for evaluation in range(20):  # many, since a thread writes what is not flushed, and may by chance be in time
-        writer.scalars({"eval/mean_reward": 1.0, f"eval/last_of_{evaluation}": 1.0}, 4_000 * evaluation)
-        assert b"eval/last_of_%d" % evaluation in events.read_bytes()
-    writer.close()
 
 
 def test_a_taken_port_is_one_line_that_names_it(tmp_path: Path) -> None:
@@ -279,7 +315,7 @@ def test_frames_of_a_game_are_those_of_its_longest_run(tmp_path: Path) -> None:
     for seed, total_steps in enumerate((300, 700, 500)):
         folder = tmp_path / f"Pong/dqn/seed-{seed}"
         folder.mkdir(parents=True)
-        (folder / "config.toml").write_text(CONFIG.format(game="Pong", total_steps=total_steps))
+        (folder / "config.toml").write_text(CONFIG.format(game="Pong", total_steps=total_steps, agent=AGENTS["dqn"]))
         (folder / "status.json").write_text("{}")
     assert planned_frames(tmp_path) == {"Pong": 2_800}
 

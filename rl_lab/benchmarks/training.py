@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rl_lab.agent import Agent, Task, load_agent
 from rl_lab.atari import AtariVectorEnv, game_actions
@@ -89,3 +93,6 @@ class _NoLog:
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
         """Nothing is kept."""
+
+    def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None:
+        """Nothing is shown."""

@@ -14,7 +14,16 @@ from typing import NoReturn
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabWarning
 from rl_lab.scores import reference
-from rl_lab.tensorboard import REFERENCES, Server, link_runs, planned_frames, reference_runs
+from rl_lab.tensorboard import (
+    RECORDS,
+    REFERENCES,
+    Server,
+    link_runs,
+    overview,
+    planned_frames,
+    record_runs,
+    reference_runs,
+)
 
 _NEW_GAMES_SECONDS = 5  # as often as TensorBoard looks for new data
 
@@ -62,6 +71,8 @@ def _serve(options: argparse.Namespace) -> NoReturn:
     with tempfile.TemporaryDirectory(prefix="rl-lab-tensorboard-") as folder:
         logdir = Path(folder)
         reference_runs(logdir / REFERENCES, options.reference, frames)
+        overview(options.runs, logdir)
+        record_runs(options.runs, logdir / RECORDS)
         link_runs(options.runs, logdir)
         for name in options.reference:
             print(f"{name}: {reference(name).description}")  # without its protocol, a line says little
