@@ -45,6 +45,7 @@ _CHART_TITLES = {
 }
 _MAX_SECONDS = 1e10
 """Three centuries: more than a run can have taken."""
+_MAX_FRAMES = 1 << 62
 _HISTOGRAM_BINS = 30  # as many as TensorBoard shows
 
 Hyperparameters = Mapping[str, str | int | float | bool]
@@ -97,22 +98,34 @@ def hyperparameters(config: Mapping[str, Any], protocol: str) -> Hyperparameters
     }
 
 
-def evaluation_points(directory: Path, game: str) -> list[EvaluationPoint]:
-    """What a run's records say of its evaluations; LabError where that is nonsense."""
-    metrics = read_metrics(directory)
-    frames = [point["frames"] for point in metrics]
-    seconds = [0.0, *training_seconds(metrics)]
+def training_times(directory: Path) -> list[tuple[int, float]]:
+    """Frames and seconds of training at each point of a run's curves; LabError where its records make no sense."""
+    points = read_metrics(directory)
+    frames = [_plausible(point["frames"], directory / "metrics.jsonl") for point in points]
+    seconds = training_seconds(points)
     if not all(0 <= second < _MAX_SECONDS for second in seconds):
-        raise LabError(f"{directory / 'metrics.jsonl'} is no record of a run: its times are none")
+        raise LabError(f"{directory / 'metrics.jsonl'} is no record of a run: its speeds make no time")
+    return list(zip(frames, seconds, strict=True))
+
+
+def evaluation_points(directory: Path, game: str) -> list[EvaluationPoint]:
+    """What a run's records say of its evaluations; LabError where they make no sense."""
+    frames, seconds = zip((0, 0.0), *training_times(directory), strict=True)
     return [
         EvaluationPoint(
-            frames=record["frames"],
-            seconds=int(seconds[bisect_right(frames, record["frames"])]),
+            frames=_plausible(record["frames"], directory / "evaluations.jsonl"),
+            seconds=int(seconds[bisect_right(frames, record["frames"]) - 1]),
             mean_score=record["mean_score"],
             human_normalized=score_table().human_normalized(game, record["mean_score"]),
         )
         for record in read_evaluations(directory)
     ]
+
+
+def _plausible(frames: int, path: Path) -> int:
+    if not 0 <= frames < _MAX_FRAMES:
+        raise LabError(f"{path} is no record of a run: no run has {frames} frames")
+    return frames
 
 
 class EventWriter:

@@ -25,10 +25,10 @@ from typing import Self
 from rl_lab.atari import Episode
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.evaluation import Evaluation
-from rl_lab.events import EvaluationPoint, EventWriter, Kept, evaluation_points, hyperparameters
+from rl_lab.events import EvaluationPoint, EventWriter, Kept, evaluation_points, hyperparameters, training_times
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.provenance import provenance
-from rl_lab.records import State, Status, last_episodes, read_metrics, training_seconds
+from rl_lab.records import State, Status, last_episodes
 from rl_lab.scores import DEFAULT_TABLE
 from rl_lab.storage import RecordFile, Storage
 from rl_lab.untrusted import files_below, read_json
@@ -225,11 +225,11 @@ def _partial(directory: Path) -> Path:
 
 def _kept(directory: Path, config: ExperimentConfig, written_steps: int) -> Kept:
     """What the records, cut back to their checkpoint, say for the curves; LabError where it is nonsense."""
-    seconds = training_seconds(read_metrics(directory))
+    times = training_times(directory)
     points = evaluation_points(directory, config.game)
     return Kept(
         frames=written_steps * config.protocol.frame_skip,
-        seconds=seconds[-1] if seconds else 0.0,
+        seconds=times[-1][1] if times else 0.0,
         last_evaluation=points[-1] if points else None,
     )
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -32,7 +34,7 @@ from rl_lab.events import (
     layout,
 )
 from rl_lab.records import find_runs, read_config, read_evaluations, read_metrics
-from rl_lab.scores import Reference, reference, score_table
+from rl_lab.scores import GameCurve, Reference, ReferenceCurve, published, score_table
 
 REFERENCES = "reference"
 """The folder of the published agents beside the runs."""
@@ -96,44 +98,89 @@ def record_runs(runs: Path, directory: Path) -> None:
         )
         with closing(writer):
             for point in read_metrics(run):
-                metrics = {tag: value for tag, value in point.items() if "/" in tag and type(value) in (int, float)}
+                metrics = {tag: value for tag, value in point.items() if "/" in tag and isinstance(value, float | int)}
                 writer.scalars(metrics, point["frames"])
             for evaluation in evaluation_points(run, config["game"]):
                 writer.evaluation(evaluation)
 
 
-def reference_runs(directory: Path, names: Sequence[str], frames_by_game: Mapping[str, int]) -> None:
-    """Write published agents as runs `<name>/<Game>`: constant lines from frame 0 to the game's frames.
+@dataclass(frozen=True)
+class _Drawing:
+    """A published agent as TensorBoard is to show it."""
 
-    LabError for an unknown name, and for an agent that has a score for none of the games.
+    run: str
+    """Its name there."""
+    description: str
+    games: Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+    """By game and tag: frames and value of each point."""
+
+
+def reference_runs(directory: Path, names: Sequence[str], frames_by_game: Mapping[str, int]) -> dict[str, str]:
+    """Write published agents as runs `<name>/<Game>`: scores as lines over the game's frames, and training curves.
+
+    Returns what each is. LabError for an unknown name, and for one that has nothing of any of the games.
     """
-    published = [reference(name) for name in names]
-    for agent in published:
-        if not agent.scores.keys() & frames_by_game.keys():
-            raise LabError(
-                f"reference {agent.name!r} has no score for {', '.join(frames_by_game)} "
-                f"(it has {', '.join(sorted(agent.scores))}); leave it out"
-            )
-    for agent in published:
-        for game in agent.scores.keys() & frames_by_game.keys():
-            _write_reference(directory / agent.name / game, agent, game, frames_by_game[game])
+    agents, curves = published(names)
+    drawings = {agent.name: _drawn_agent(agent, frames_by_game) for agent in agents}
+    drawings |= {curve.name: _drawn_curve(curve, frames_by_game) for curve in curves}
+    for drawing in drawings.values():
+        for game, lines in drawing.games.items():
+            _write_lines(directory / drawing.run / game, drawing.description, game, lines)
+    return {name: drawing.description for name, drawing in drawings.items()}
 
 
-def _write_reference(directory: Path, agent: Reference, game: str, frames: int) -> None:
-    from torch.utils.tensorboard import summary
+def _drawn_agent(agent: Reference, frames_by_game: Mapping[str, int]) -> _Drawing:
+    games = _shared(agent.name, frames_by_game, agent.scores)
+    levels = {game: _level(agent, game, frames_by_game[game]) for game in games}
+    return _Drawing(agent.name, agent.description, levels)
 
+
+def _drawn_curve(curve: ReferenceCurve, frames_by_game: Mapping[str, int]) -> _Drawing:
+    games = _shared(curve.name, frames_by_game, curve.games)
+    points = {game: {TRAINING_TAG: _begin_of(curve.games[game], frames_by_game[game])} for game in games}
+    # Beside evaluations it must not pass for one.
+    return _Drawing(f"{curve.name} training returns", f"{curve.title}; {curve.protocol}", points)
+
+
+def _shared(name: str, wanted: Mapping[str, object], present: Mapping[str, object]) -> list[str]:
+    """The games of both; LabError for none."""
+    games = [game for game in wanted if game in present]
+    if not games:
+        raise LabError(
+            f"reference {name!r} has no score for {', '.join(wanted)} (it has {', '.join(sorted(present))}); leave it "
+            "out"
+        )
+    return games
+
+
+def _level(agent: Reference, game: str, frames: int) -> dict[str, list[tuple[int, float]]]:
+    """The agent's scores as constant lines, by tag."""
     score = agent.scores[game]
     normalized = score_table().human_normalized(game, score)
-    lines = {TRAINING_TAG: score} if agent.kind == "training" else {EVALUATION_TAG: score}
+    scores = {TRAINING_TAG: score} if agent.kind == "training" else {EVALUATION_TAG: score}
     if agent.kind == "evaluation" and normalized is not None:
-        lines[NORMALIZED_TAG] = normalized
+        scores[NORMALIZED_TAG] = normalized
+    return {tag: [(0, value), (frames, value)] for tag, value in scores.items()}
+
+
+def _begin_of(published: GameCurve, frames: int) -> list[tuple[int, float]]:
+    """Mean over seeds, to the first point that is not before `frames`: what runs reach, and not 200 million frames."""
+    count = bisect_left(published.frames, frames) + 1
+    return list(zip(published.frames[:count], published.mean[:count], strict=True))
+
+
+def _write_lines(
+    directory: Path, description: str, game: str, lines: Mapping[str, Sequence[tuple[int, float]]]
+) -> None:
+    from torch.utils.tensorboard import summary
+
     with closing(EventFile(directory)) as file:
         file.begin()
-        file.add(summary.text("reference", agent.description))  # type: ignore[no-untyped-call]
-        for tag, value in lines.items():
-            for frame in (0, frames):
-                file.scalar(tag, value, frame)
-                file.scalar(game_tag(game, tag), value, frame)
+        file.add(summary.text("reference", description))  # type: ignore[no-untyped-call]
+        for tag, points in lines.items():
+            for frames, value in points:
+                file.scalar(tag, value, frames)
+                file.scalar(game_tag(game, tag), value, frames)
 
 
 def planned_frames(runs: Path) -> dict[str, int]:

@@ -59,6 +59,7 @@ def ask(line: str, *options: str) -> tuple[list[str], subprocess.CompletedProces
         ("evaluate runs --agent ", ["bandit.py", "mine.toml", "runs/"]),
         ("evaluate runs --normalize ", [*TABLE_NAMES]),
         ("compare runs --reference dqn_nature", ["dqn_nature_2015"]),
+        ("tensorboard runs --reference dopamine_iqn_c", ["dopamine_iqn_cnn", "dopamine_iqn_cnn_200M"]),
         ("tensorboard ru", ["runs/"]),
         ("list ", ["games", "agents", "configs", "protocols", "references", "runs"]),
         ("bench --d", ["--device"]),

@@ -1,8 +1,9 @@
-"""The event files of a run, as TensorBoard's own reader in Python has them."""
+"""What a run writes for TensorBoard."""
 
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -11,32 +12,20 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
-from tensorboard.util.tensor_util import make_ndarray
 
 from rl_lab.agent import AgentConfig, Task, load_agent
 from rl_lab.atari import AtariVectorEnv
+from rl_lab.errors import LabError
 from rl_lab.evaluation import evaluate
-from rl_lab.events import BY_TIME, NORMALIZED_BY_TIME_TAG, EventWriter, Kept
+from rl_lab.events import BY_TIME, NORMALIZED_BY_TIME_TAG, EventWriter, Kept, evaluation_points
 from rl_lab.records import read_metrics
 from rl_lab.seeding import generator
 from rl_lab.video import EpisodeVideo
+from tests.events import scalars, tensors
 from tests.runs import Interrupts, resume, train
 from tests.test_resume import tiny_sb3
 from tests.test_tensorboard import evaluation_at, write_run
 from tests.tiny import PROTOCOL, tiny_dqn, tiny_experiment
-
-
-def tensors(folder: Path, tag: str) -> dict[int, NDArray[np.generic]]:
-    """Frames or seconds -> what stands there."""
-    # The loader of --load_fast=false: the server's other one goes by the next point of the same curve.
-    events = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload().Tensors(tag)
-    assert len({event.step for event in events}) == len(events), "two points in one place"
-    return {event.step: make_ndarray(event.tensor_proto) for event in events}
-
-
-def scalars(folder: Path, tag: str) -> dict[int, float]:
-    return {step: float(value) for step, value in tensors(folder, tag).items()}
 
 
 def test_resuming_hides_what_came_after_the_checkpoint_and_keeps_its_evaluation(tmp_path: Path) -> None:
@@ -60,6 +49,13 @@ def test_a_resumed_run_goes_on_in_frames_and_in_seconds_from_what_its_records_sa
     assert first == 2_000
     assert 3_000 <= second < 3_100
     assert list(scalars(run, "eval/mean_reward")) == [800, 1_600]
+
+
+@pytest.mark.parametrize(("frames", "speed"), [(2**70, 100.0), (-4, 100.0), (4, 1e-300)])
+def test_records_that_make_no_sense_are_one_line(frames: int, speed: float, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"frames": frames, "time/fps": speed}) + "\n")
+    with pytest.raises(LabError, match=r"metrics\.jsonl is no record of a run"):
+        evaluation_points(tmp_path, "Pong")
 
 
 def test_an_evaluation_is_on_disk_before_the_writer_closes(tmp_path: Path) -> None:

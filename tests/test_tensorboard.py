@@ -26,9 +26,11 @@ from PIL.GifImagePlugin import GifImageFile
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
 from rl_lab.events import BY_TIME, EvaluationPoint, EventWriter, Kept, game_tag, hyperparameters
+from rl_lab.records import read_evaluations, read_metrics
 from rl_lab.scores import reference, score_table
-from rl_lab.tensorboard import Server, link_runs, overview, planned_frames, reference_runs
+from rl_lab.tensorboard import Server, link_runs, overview, planned_frames, record_runs, reference_runs
 from rl_lab.video import EpisodeVideo
+from tests.events import scalars
 
 FRAMES = (0, 4_000, 8_000)
 CONFIG = """name = "tiny"
@@ -49,8 +51,13 @@ AGENTS = {
 PLANNED_FRAMES = 10_000
 GAMES = ("Breakout", "Pong")
 RUNS = [f"{game}/{agent}/seed-0" for game in GAMES for agent in AGENTS]
-# Each with the tag that is written last. The scores of the second are those of the exploring agent.
-REFERENCES = {"dqn_nature_2015": "eval/human_normalized_score", "cleanrl_dqn_10M": "rollout/ep_rew_mean"}
+# Each with the tag that is written last, and its points. All but the first are scores of an exploring agent.
+REFERENCES = {
+    "dqn_nature_2015": ("eval/human_normalized_score", 2),
+    "cleanrl_dqn_10M": ("rollout/ep_rew_mean", 2),
+    "dopamine_dqn_cnn training returns": ("rollout/ep_rew_mean", 1),
+}
+REFERENCE_NAMES = ["dqn_nature_2015", "cleanrl_dqn_10M", "dopamine_dqn_cnn"]
 
 
 def evaluation_at(frames: int, score: float, seconds: int | None = None) -> EvaluationPoint:
@@ -129,12 +136,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serves the runs and the references as the command does, and has loaded all of them."""
     logdir = tmp_path_factory.mktemp("logdir")
-    reference_runs(logdir / "reference", list(REFERENCES), planned_frames(runs))
+    reference_runs(logdir / "reference", REFERENCE_NAMES, planned_frames(runs))
     overview(runs, logdir)
     link_runs(runs, logdir)
     lengths = {(f"{run}/{BY_TIME}", "eval/human_normalized_score_by_time"): len(FRAMES) for run in RUNS}
-    for name, tag in REFERENCES.items():
-        lengths |= {(f"reference/{name}/{game}", game_tag(game, tag)): 2 for game in GAMES}
+    for name, (tag, length) in REFERENCES.items():
+        lengths |= {(f"reference/{name}/{game}", game_tag(game, tag)): length for game in GAMES}
     with Server(logdir) as server:
         poll(lambda: all(len(points(server, *curve)) == length for curve, length in lengths.items()))
         yield server
@@ -169,7 +176,7 @@ def test_layout_has_each_game_once_and_each_chart_finds_both_agents_and_the_refe
     for section in sections:
         game = section["title"]
         mine = {run for run in RUNS if run.startswith(game)}
-        evaluated, trained = {f"reference/dqn_nature_2015/{game}"}, {f"reference/cleanrl_dqn_10M/{game}"}
+        evaluated, *trained = (f"reference/{name}/{game}" for name in REFERENCES)
         over_seconds = {f"{run}/{BY_TIME}" for run in mine}
         found = [
             {
@@ -180,7 +187,7 @@ def test_layout_has_each_game_once_and_each_chart_finds_both_agents_and_the_refe
             }
             for chart in section["chart"]
         ]
-        assert found == [mine | evaluated, over_seconds, mine | evaluated, mine | trained]
+        assert found == [mine | {evaluated}, over_seconds, mine | {evaluated}, mine | {*trained}]
 
 
 def test_hyperparameters_of_both_agents_and_final_scores_are_the_columns_of_the_table(server: Server) -> None:
@@ -241,9 +248,31 @@ def test_nature_dqn_is_drawn_at_its_published_score_in_pong(server: Server) -> N
     assert list(line.values()) == pytest.approx([18.9, 18.9])
 
 
-def test_scores_of_an_exploring_reference_stay_out_of_the_evaluations(server: Server) -> None:
-    tags = get(server, "plugin/scalars/tags")["reference/cleanrl_dqn_10M/Pong"]
+@pytest.mark.parametrize("name", ["cleanrl_dqn_10M", "dopamine_dqn_cnn training returns"])
+def test_scores_of_an_exploring_reference_stay_out_of_the_evaluations(server: Server, name: str) -> None:
+    tags = get(server, "plugin/scalars/tags")[f"reference/{name}/Pong"]
     assert set(tags) == {"rollout/ep_rew_mean", "game/Pong/ep_rew_mean"}
+
+
+def test_a_published_training_curve_goes_as_far_as_the_runs(tmp_path: Path) -> None:
+    reference_runs(tmp_path, ["dopamine_dqn_cnn"], {"Pong": 6_000_000})
+    drawn = scalars(tmp_path / "dopamine_dqn_cnn training returns/Pong", "rollout/ep_rew_mean")
+    million = 1_000_000
+    published = {1 * million: -20.19, 2 * million: -18.36, 3 * million: -16.12, 5 * million: -11.2, 7 * million: -4.61}
+    assert drawn == pytest.approx(published)
+
+
+def test_published_records_are_shown_though_they_have_no_event_files(tmp_path: Path) -> None:
+    published = Path(__file__).parent.parent / "docs" / "results" / "like"
+    record_runs(published, tmp_path)
+    run = "Krull/dqn-like/seed-0"
+    evaluations = {record["frames"]: record["mean_score"] for record in read_evaluations(published / run)}
+    assert scalars(tmp_path / run, "game/Krull/mean_reward") == pytest.approx(evaluations)
+    assert list(scalars(tmp_path / run / BY_TIME, "time/frames_by_time").values()) == list(evaluations)
+    training = {
+        point["frames"]: point["train/loss"] for point in read_metrics(published / run) if "train/loss" in point
+    }
+    assert scalars(tmp_path / run, "train/loss") == pytest.approx(training)
 
 
 def test_new_points_and_new_games_appear_in_a_running_server_and_a_resume_breaks_no_curve(tmp_path: Path) -> None:
@@ -263,6 +292,8 @@ def test_new_points_and_new_games_appear_in_a_running_server_and_a_resume_breaks
         by_seconds = pytest.approx({4: 0.1, 8: 0.2, 20: 0.4})
         poll(lambda: points(server, f"{run}/{BY_TIME}", "eval/human_normalized_score_by_time") == by_seconds)
         poll(lambda: points(server, "Freeway/dqn/seed-0", "game/Freeway/mean_reward") == {4_000: 5.0})
+        sections = get(server, "plugin/custom_scalars/layout")["category"]
+        assert [(section["title"], len(section["chart"])) for section in sections] == [("Freeway", 4), ("Pong", 4)]
 
 
 def test_a_taken_port_is_one_line_that_names_it(tmp_path: Path) -> None:
@@ -295,9 +326,12 @@ def test_command_serves_runs_and_references_until_it_is_stopped(runs: Path, numb
         socket.create_connection(("localhost", int(address[1])))
 
 
-def test_unknown_reference_gets_the_nearest_name(tmp_path: Path) -> None:
-    with pytest.raises(LabError, match="did you mean 'dqn_nature_2015'"):
-        reference_runs(tmp_path, ["dqn_nature_2016"], {"Pong": 1_000})
+@pytest.mark.parametrize(
+    ("name", "near"), [("dqn_nature_2016", "dqn_nature_2015"), ("dopamine_dqn_cn", "dopamine_dqn_cnn")]
+)
+def test_unknown_reference_gets_the_nearest_name(name: str, near: str, tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=f"no published agent or curve '{name}'; did you mean '{near}'?"):
+        reference_runs(tmp_path, [name], {"Pong": 1_000})
 
 
 def test_reference_leaves_out_the_games_that_it_has_no_score_for(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Serve the curves of all runs in TensorBoard, live, until Ctrl-C, with published agents as lines beside them."""
+"""Serve the curves of all runs in TensorBoard, live, until Ctrl-C, with published agents beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabWarning
-from rl_lab.scores import reference
 from rl_lab.tensorboard import (
     RECORDS,
     REFERENCES,
@@ -48,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a published agent to draw as a line in each game that is there at the start; may be repeated",
+        help="a published agent, as a line at its score (dqn_nature_2015), or its training curve (dopamine_dqn_cnn), "
+        "in each game that is there at the start; may be repeated",
     )
     parser.add_argument("--port", type=int, metavar="N", help="port to listen at (default: the first free from 6006)")
     parser.add_argument(
@@ -70,13 +70,13 @@ def _serve(options: argparse.Namespace) -> NoReturn:
         signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="rl-lab-tensorboard-") as folder:
         logdir = Path(folder)
-        reference_runs(logdir / REFERENCES, options.reference, frames)
+        references = reference_runs(logdir / REFERENCES, options.reference, frames)
         overview(options.runs, logdir)
         record_runs(options.runs, logdir / RECORDS)
         link_runs(options.runs, logdir)
-        for name in options.reference:
-            print(f"{name}: {reference(name).description}")  # without its protocol, a line says little
-        if options.reference:
+        for name, description in references.items():
+            print(f"{name}: {description}")  # without its protocol, a line says little
+        if references:
             print("A reference that is far above the curves shows without 'Ignore outliers in chart scaling'.")
         with Server(logdir, host=options.host, port=options.port) as server:
             address = server.address
