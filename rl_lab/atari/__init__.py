@@ -1,5 +1,6 @@
 """The bench: Atari games by named protocols. The only package that imports ale_py, and the only one that counts."""
 
+from rl_lab.atari.colour import ColourGame, ColourStep
 from rl_lab.atari.games import SCORED_GAMES, all_games, resolve_game, rom_md5
 from rl_lab.atari.protocol import PROTOCOLS, Protocol, named_protocol
 from rl_lab.atari.vector_env import MAX_PARALLEL_GAMES, AtariVectorEnv, Episode, Observer, Step, game_actions
@@ -9,6 +10,8 @@ __all__ = [
     "PROTOCOLS",
     "SCORED_GAMES",
     "AtariVectorEnv",
+    "ColourGame",
+    "ColourStep",
     "Episode",
     "Observer",
     "Protocol",

@@ -79,6 +79,11 @@ def game_actions(game: str, protocol: Protocol) -> tuple[str, ...]:
     return AtariVectorEnv(game, protocol, 1, np.random.SeedSequence(0), training=False).actions
 
 
+def emulator_seeds(seeds: np.random.SeedSequence, num_games: int) -> NDArray[np.int64]:
+    """[B], the seed of each game's emulator."""
+    return (seeds.generate_state(num_games) >> 1).astype(np.int64)
+
+
 class AtariVectorEnv:
     """B parallel games of one kind under one protocol, in lockstep."""
 
@@ -137,6 +142,7 @@ class AtariVectorEnv:
         self._played = bytearray()
         self._waiting_for_recv = False
         self._lives = np.zeros(0, np.int32)  # empty until the first reset
+        self._emulated_frames = np.zeros(0, np.int32)
         self._scores = np.zeros(num_games, np.float64)
         self._lengths_steps = np.zeros(num_games, np.int64)
 
@@ -151,6 +157,11 @@ class AtariVectorEnv:
         return self._lives.copy()
 
     @property
+    def emulated_frames(self) -> NDArray[np.int32]:
+        """[B], all frames of each emulator since it was made, those of no-ops and FIRE at episodes' starts included."""
+        return self._emulated_frames.copy()
+
+    @property
     def played_actions(self) -> NDArray[np.uint8]:
         """[T, B], all actions in training so far: with the seeds, all that the emulators' state depends on."""
         return np.frombuffer(bytes(self._played), np.uint8).reshape(-1, self.num_games)
@@ -159,10 +170,11 @@ class AtariVectorEnv:
         """Start all games afresh; [B, 4, 84, 84]. The first reset seeds the emulators, later ones do not."""
         if self._waiting_for_recv:
             raise LabError("reset was called between send and recv; call recv first")
-        seeds = None if self._seeds is None else (self._seeds.generate_state(self.num_games) >> 1).astype(np.int64)
+        seeds = None if self._seeds is None else emulator_seeds(self._seeds, self.num_games)
         self._seeds = None
         observations, info = self._emulators.reset(seed=seeds)
         self._lives = info["lives"].copy()
+        self._emulated_frames = info["frame_number"].copy()
         self._scores[:] = 0
         self._lengths_steps[:] = 0
         self.observations = np.asarray(observations).copy()
@@ -215,6 +227,7 @@ class AtariVectorEnv:
 
         life_lost = info["lives"] < self._lives
         self._lives = info["lives"].copy()
+        self._emulated_frames = info["frame_number"].copy()
         terminated = game_over | life_lost if self._counts_life_loss else game_over.copy()
         episode_ends = game_over | truncated
         self.observations = next_observations
@@ -255,6 +268,7 @@ class AtariVectorEnv:
         """Reset the finished games, and only these; what to act on next in every game."""
         observations, info = self._emulators.reset(options={"reset_mask": episode_ends})
         self._lives = info["lives"].copy()
+        self._emulated_frames = info["frame_number"].copy()
         self._scores[episode_ends] = 0
         self._lengths_steps[episode_ends] = 0
         return np.asarray(observations).copy()
