@@ -200,6 +200,11 @@ class DQN(Agent):
         # In full precision: what a saved agent plays does not depend on how it was trained.
         return self._greedy(self.network, observations)
 
+    def action_values(self, observations: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Q values [B, A]."""
+        q_values: NDArray[np.float32] = self._q_values(self.network, observations).cpu().numpy()
+        return q_values
+
     def save(self) -> dict[str, bytes]:
         """weights.safetensors: the online network."""
         return {_WEIGHTS: pack_tensors(self.network.state_dict())}
@@ -271,10 +276,14 @@ class DQN(Agent):
 
     def _greedy(self, network: nn.Module, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The network's best actions [B]."""
-        with torch.inference_mode():
-            q_values = network(torch.from_numpy(observations).to(self._device))
-            actions: NDArray[np.int64] = q_values.argmax(dim=1).cpu().numpy()
+        actions: NDArray[np.int64] = self._q_values(network, observations).argmax(dim=1).cpu().numpy()
         return actions
+
+    @torch.inference_mode()
+    def _q_values(self, network: nn.Module, observations: NDArray[np.uint8]) -> Tensor:
+        """(B, A)."""
+        q_values: Tensor = network(torch.from_numpy(observations).to(self._device))
+        return q_values
 
     def _sample_due(self, sampler: Executor) -> Sequence[Future[Batch]]:
         """Batches for the updates that are due by now, drawn in another thread.

@@ -165,6 +165,13 @@ class SB3DQN(Agent):
         actions, _ = self.model.predict(observations, deterministic=True)
         return actions.astype(np.int64, copy=False)
 
+    def action_values(self, observations: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Q values [B, A]."""
+        self.model.policy.set_training_mode(False)  # as `predict` does: `_keep_q_values` is of updates
+        with torch.inference_mode():
+            q_values: Tensor = self.model.q_net(torch.as_tensor(observations, device=self.model.device))
+        return cast("NDArray[np.float32]", q_values.cpu().numpy())
+
     def save(self) -> dict[str, bytes]:
         """model.zip, as SB3 saves it: with pickles inside, which SB3's `DQN.load` runs and ours does not read."""
         file = io.BytesIO()

@@ -87,6 +87,13 @@ class Agent(ABC):
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B] for observations [B, 4, 84, 84]; must not change what is learned, however often asked."""
 
+    def action_values(self, observations: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """What each action is worth [B, A], of which `act` takes the greatest; None: this agent values none.
+
+        Only for those who watch; like `act`, it must not change what is learned.
+        """
+        return None
+
     @abstractmethod
     def save(self) -> dict[str, bytes]:
         """What acting needs, as files by name; never a pickle."""

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rl_lab.agent import agent_names, load_agent
+from rl_lab.agent import AgentConfig, Task, agent_names, load_agent
 from rl_lab.errors import LabError
 
 MINIMAL = """
@@ -27,6 +28,11 @@ class Mine(Agent):
 
 def test_the_lab_comes_with_three_agents() -> None:
     assert agent_names() == ("dqn", "sb3_dqn", "uniform")
+
+
+def test_an_agent_without_values_is_a_whole_agent() -> None:
+    agent = load_agent("uniform")(AgentConfig(name="uniform"), Task(num_actions=4, num_games=1, total_steps=0, seed=0))
+    assert agent.action_values(np.zeros((2, 4, 84, 84), np.uint8)) is None
 
 
 def test_one_file_makes_one_class(tmp_path: Path) -> None:

@@ -354,6 +354,16 @@ def test_acting_draws_no_random_number() -> None:
     assert (agent._exploration_rng.bit_generator.state, agent._replay_rng.bit_generator.state) == own
 
 
+def test_the_action_of_the_greatest_value_is_taken() -> None:
+    agent = new_agent()
+    observations = noise_observations(16)
+    values = agent.action_values(observations)
+    assert values.shape == (16, PONG_ACTIONS)
+    assert values.dtype == np.float32
+    assert values.argmax(axis=1).tolist() == agent.act(observations).tolist()
+    assert np.ptp(values) > 0
+
+
 def test_actions_do_not_depend_on_what_else_is_in_the_batch() -> None:
     agent, observations = new_agent(), noise_observations(8)
     one_by_one = np.concatenate([agent.act(observations[index : index + 1]) for index in range(8)])

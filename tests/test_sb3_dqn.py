@@ -318,6 +318,7 @@ def test_q_mean_is_the_mean_of_the_greedy_values_of_the_last_batch() -> None:
         q_values = agent.model.q_net(torch.from_numpy(some_observations()[:1]))
     agent.model.train(gradient_steps=1, batch_size=4)
     agent.act(some_observations()[1:])  # acting is no update
+    agent.action_values(some_observations()[1:])
     agent.train(breakout(iteration=1), 4, log)
     assert log.metrics[0]["train/q_mean"] == pytest.approx(q_values.max().item(), rel=1e-5)
 
@@ -335,6 +336,14 @@ def test_nothing_is_printed_and_nothing_written(
 
 
 # Acting and files
+
+
+def test_the_action_of_the_greatest_value_is_taken() -> None:
+    agent = new_agent()
+    values = agent.action_values(some_observations())
+    assert values.shape == (64, BREAKOUT_ACTIONS)
+    assert values.dtype == np.float32
+    assert values.argmax(axis=1).tolist() == agent.act(some_observations()).tolist()
 
 
 def test_act_draws_no_random_number() -> None:
