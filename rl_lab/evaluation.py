@@ -79,6 +79,11 @@ class Evaluation:
         }
 
 
+def evaluation_seeds(seed: int) -> np.random.SeedSequence:
+    """Of the games that an evaluation with this seed plays."""
+    return seed_sequence(seed, "evaluation", "environment")
+
+
 class EpisodeShares:
     """Keeps the first episodes of each parallel game, as many as its share.
 
@@ -138,7 +143,7 @@ def evaluate(
         game,
         protocol,
         num_games,
-        seed_sequence(seed, "evaluation", "environment"),
+        evaluation_seeds(seed),
         training=False,
         num_threads=num_threads,
         observer=shares,

@@ -38,7 +38,7 @@ LAYERS = (
     {"run", "checkpoint", "saved_agent"},
     {"position"},
     {"curves"},
-    {"training", "report", "benchmarks"},
+    {"training", "report", "benchmarks", "viewing"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -78,6 +78,12 @@ def test_bench_never_imports_stable_baselines3_and_only_atari_imports_ale_py(pat
     assert "ale_py" not in roots or layer(path) == "atari"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_the_viewing_imports_what_may_be_missing(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert not roots & {"av", "tkinter"} or layer(path) == "viewing"
+
+
 def test_our_dqn_never_imports_stable_baselines3() -> None:
     roots = {name.split(".")[0] for name in imported_modules(PACKAGE.parent / "agents" / "dqn.py")}
     assert "stable_baselines3" not in roots
@@ -85,7 +91,15 @@ def test_our_dqn_never_imports_stable_baselines3() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["rl_lab", "rl_lab.cli.main", "rl_lab.report.text", "rl_lab.scores", "rl_lab.statistics", "rl_lab.training"],
+    [
+        "rl_lab",
+        "rl_lab.cli.main",
+        "rl_lab.report.text",
+        "rl_lab.scores",
+        "rl_lab.statistics",
+        "rl_lab.training",
+        "rl_lab.viewing",
+    ],
 )
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -21,6 +21,8 @@ from rl_lab.errors import LabError, LabWarning, did_you_mean, one_line
 COMMANDS = {
     "train": "train an agent, with evaluations, TensorBoard curves and checkpoints",
     "evaluate": "play full games with a saved agent and report its score",
+    "watch": "watch a saved agent play, in a window or in the terminal",
+    "video": "record a saved agent's play, with what it values and where it looks",
     "compare": "scores of runs side by side, with published ones on request",
     "tensorboard": "watch runs in TensorBoard, with published scores on request",
     "list": "games, agents, configs, protocols, published references or runs",

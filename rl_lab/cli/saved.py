@@ -1,0 +1,89 @@
+"""A saved agent as the commands that play it take it: a run, a checkpoint, or a .zip of stable-baselines3's DQN."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from rl_lab.agent import Agent, Task, load_agent
+from rl_lab.atari import Protocol, game_actions, named_protocol, resolve_game
+from rl_lab.checkpoint import newest_checkpoint, verify
+from rl_lab.errors import LabError, LabWarning
+from rl_lab.saved import SavedFiles
+from rl_lab.saved_agent import described_protocol, restore_agent
+
+_ZIP_PROTOCOL = "sb3_zoo"
+
+
+class LoadedAgent(NamedTuple):
+    """An agent, the game and the protocol to play by, what is known of its training, and what it is called."""
+
+    agent: Agent
+    game: str
+    protocol: Protocol
+    trained: dict[str, object]
+    name: str
+
+
+def add_saved(parser: argparse.ArgumentParser) -> None:
+    """The argument SAVED, and the flags that say how it is played."""
+    parser.add_argument("saved", type=Path, metavar="SAVED", help="a run, a checkpoint, or an SB3 .zip")
+    parser.add_argument("--protocol", metavar="NAME", help="rules to play by (default: those of the training)")
+    parser.add_argument("--game", metavar="NAME", help="another game with the same actions; needed for a .zip")
+    parser.add_argument("--agent", metavar="FILE", help="your agent's .py file, if it is your own: it will be run")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=0, metavar="INTEGER", help="0 is one for each core")
+
+
+def load_saved(options: argparse.Namespace, device: str) -> LoadedAgent:
+    """What the flags of `add_saved` name; LabError for what cannot be played."""
+    return (_load_zip if options.saved.suffix == ".zip" else _load_checkpoint)(options, device)
+
+
+def _load_checkpoint(options: argparse.Namespace, device: str) -> LoadedAgent:
+    """An agent that the lab saved."""
+    checkpoint = _checkpoint(options.saved)
+    agent, description = restore_agent(checkpoint, agent_file=options.agent, device=device)
+    trained = described_protocol(description)
+    protocol = trained if options.protocol is None else named_protocol(options.protocol)
+    game = resolve_game(options.game or description.game)
+    actions = game_actions(game, protocol)
+    if actions != tuple(description.actions):
+        raise LabError(
+            f"the agent was trained with {' '.join(description.actions)}, {game} has {' '.join(actions)}; "
+            "let it play a game with its actions"
+        )
+    facts: dict[str, object] = {"trained_frames": description.frames, "trained_protocol": trained.label}
+    return LoadedAgent(agent, game, protocol, facts, f"{description.experiment}, seed {description.seed}")
+
+
+def _load_zip(options: argparse.Namespace, device: str) -> LoadedAgent:
+    """A bare stable-baselines3 DQN with the zoo's network; nothing in the file is run. It knows no names of actions."""
+    path: Path = options.saved
+    if options.game is None:
+        raise LabError(f"{path} does not say which game it plays; give --game")
+    if options.agent is not None:
+        raise LabError(f"--agent is {options.agent}, but {path} is a model of stable-baselines3; leave --agent out")
+    if not path.is_file():
+        raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN")
+    game, protocol = resolve_game(options.game), named_protocol(options.protocol or _ZIP_PROTOCOL)
+    agent_type = load_agent("sb3_dqn")
+    task = Task(len(game_actions(game, protocol)), num_games=1, total_steps=0, seed=0, device=device)
+    agent = agent_type(agent_type.Config(name="sb3_dqn"), task)
+    agent.load(SavedFiles({"model.zip": path}))
+    return LoadedAgent(agent, game, protocol, {}, path.name)
+
+
+def _checkpoint(saved: Path) -> Path:
+    """The whole checkpoint that a path names: itself, or the newest of a run."""
+    if (saved / "manifest.json").is_file():
+        verify(saved, segments=False)
+        return saved
+    if not (saved / "checkpoints").is_dir():
+        raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-pong/seed-0")
+    checkpoint, problems = newest_checkpoint(saved)
+    for problem in problems:
+        warnings.warn(f"skipped a damaged checkpoint: {problem}", LabWarning, stacklevel=2)
+    return checkpoint
