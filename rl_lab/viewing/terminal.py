@@ -36,12 +36,16 @@ class Terminal:
         actions: Sequence[str],
         size: Callable[[], terminal_size] = shutil.get_terminal_size,
     ) -> None:
-        """LabError where the stream is no terminal."""
+        """LabError where the stream is no terminal, or one that knows no blocks."""
         if not stream.isatty():
             raise LabError(
                 "there is no terminal to play in: the output goes to a file or a pipe; run `rl-lab watch` in a "
                 "terminal, or record with `rl-lab video`"
             )
+        try:
+            "▀█".encode(stream.encoding)
+        except UnicodeEncodeError as error:
+            raise LabError(f"this terminal's encoding {stream.encoding} has no blocks; use one of UTF-8") from error
         self._stream, self._caption, self._actions, self._size = stream, caption, actions, size
         self._drawn_size = size()
         self._bars = Bars()

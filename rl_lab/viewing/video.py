@@ -31,11 +31,12 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """LabError where no video can be written there; asked before anything is played."""
     if path.suffix.lower() not in ENCODERS:
         raise LabError(f"{path} has the suffix {path.suffix!r}; allowed is one of {', '.join(ENCODERS)}")
-    if not path.parent.is_dir():
+    # Of os.path: pathlib raises for names that no file can have.
+    if not os.path.isdir(path.parent):
         raise LabError(f"there is no folder {path.parent} for {path.name}; make it first")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise LabError(f"{path} is a folder; give the name of a file")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise LabError(f"{path} exists; give another name, or --overwrite")
     try:
         import av
