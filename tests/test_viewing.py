@@ -270,6 +270,10 @@ def test_a_terminal_without_blocks_is_refused() -> None:
         Terminal(Tty(io.BytesIO(), encoding="ascii"), ["Pong"], ACTIONS)
 
 
+def test_a_score_of_millions_is_written_in_full() -> None:
+    assert "score 1234567" in status_lines(["VideoPinball"], ACTIONS, moment(score=1_234_567.0), Bars())
+
+
 def test_a_new_size_clears_the_terminal_and_is_followed() -> None:
     stream, sizes = io.BytesIO(), iter([(80, 24), (80, 24), (60, 10)])
     tty = Tty(stream, encoding="utf-8")

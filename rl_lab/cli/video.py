@@ -53,8 +53,9 @@ def _record(stage: Stage, video: VideoFile, options: argparse.Namespace) -> str:
             for screen in viewed.frames:
                 video.write(panel.picture(screen, moment))
                 if video.frames >= most_frames:
-                    return ", ".join([*scores, f"cut in episode {moment.episode} at score {moment.score:g}"])
-            status.update(f"episode {moment.episode}, score {moment.score:g}: {video.frames / FRAMES_PER_SECOND:.0f} s")
+                    return ", ".join([*scores, f"cut in episode {moment.episode} at score {moment.score:.0f}"])
+            seconds = video.frames / FRAMES_PER_SECOND
+            status.update(f"episode {moment.episode}, score {moment.score:.0f}: {seconds:.0f} s")
             if viewed.ends_episode:
-                scores.append(f"score {moment.score:g}")
+                scores.append(f"score {moment.score:.0f}")
     return ", ".join(scores)

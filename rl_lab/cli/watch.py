@@ -43,7 +43,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         _watch(set_stage(options), options, scores)
     if scores:
-        print(f"scores: {', '.join(f'{score:g}' for score in scores)}")
+        print(f"scores: {', '.join(f'{score:.0f}' for score in scores)}")
     return 0
 
 

@@ -43,12 +43,13 @@ class Panel:
         draw.text((_MARGIN, 16), self._title, _BRIGHT, _font(28))
         for row, subtitle in enumerate(self._subtitles):
             draw.text((_MARGIN, 54 + 20 * row), _fitted(subtitle, 15), _DIM, _font(15))
-        lives = [("lives", str(moment.lives))] if moment.lives else []
-        numbers = (("score", f"{moment.score:g}"), ("step", str(moment.step)), ("episode", str(moment.episode)), *lives)
-        for column, (name, number) in enumerate(numbers):
+        numbers = {"score": f"{moment.score:.0f}", "step": moment.step, "episode": moment.episode}
+        if moment.lives:
+            numbers["lives"] = moment.lives
+        for column, (name, number) in enumerate(numbers.items()):
             left = _MARGIN + 88 * column + (14 if column else 0)
             draw.text((left, 118), name, _DIM, _font(15))
-            draw.text((left, 138), number, _BRIGHT, _font(26))
+            draw.text((left, 138), str(number), _BRIGHT, _font(24))
         self._draw_actions(draw, moment, height)
         return image
 

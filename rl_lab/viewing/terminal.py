@@ -119,7 +119,7 @@ def half_blocks(image: NDArray[np.uint8]) -> list[str]:
 def status_lines(caption: Sequence[str], actions: Sequence[str], moment: Moment, bars: Bars) -> list[str]:
     """What the panel of a video shows, as text of 32 columns; the chosen action is in colour and marked."""
     lives = f", lives {moment.lives}" if moment.lives else ""
-    lines = [*caption, f"score {moment.score:g}", f"step {moment.step}, episode {moment.episode}{lives}"]
+    lines = [*caption, f"score {moment.score:.0f}", f"step {moment.step}, episode {moment.episode}{lives}"]
     lines.append("random action" if moment.explores else "")
     lengths = None if moment.values is None else bars.lengths(moment.values)
     for index, action in enumerate(actions):
