@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rl_lab.errors import LabError, did_you_mean
+from rl_lab.events import TRAINING_TAG
 from rl_lab.records import (
     find_runs,
     read_config,
@@ -17,7 +18,6 @@ from rl_lab.records import (
     read_status,
     training_seconds,
 )
-from rl_lab.tensorboard import TRAINING_TAG
 
 _NOT_SETTINGS = (
     "seed",
