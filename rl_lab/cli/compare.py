@@ -14,7 +14,8 @@ import numpy as np
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, did_you_mean
-from rl_lab.report.comparison import compare, mixtures
+from rl_lab.report.comparison import Comparison, compare, mixtures
+from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
 from rl_lab.report.results import read_runs
 from rl_lab.report.text import FORMATS
 from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, published, score_table
@@ -45,6 +46,10 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         raise LabError(
             f"no format {options.format!r}{did_you_mean(options.format, FORMATS)} (allowed: {', '.join(FORMATS)})"
         )
+    if options.html is not None:
+        require_writable_file(options.html)
+    if options.plots is not None:
+        require_writable_folder(options.plots)
     table = score_table(options.normalize)
     references, curves = published(options.reference)
     runs, without = read_runs(options.paths, options.games)
@@ -61,5 +66,20 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         at_frames=options.at_frames,
         rng=np.random.default_rng(_RESAMPLING_SEED),
     )
+    if options.html is not None or options.plots is not None:
+        _draw(comparison, html=options.html, plots=options.plots)
     print(FORMATS[options.format](comparison))
     return 0
+
+
+def _draw(comparison: Comparison, *, html: Path | None, plots: Path | None) -> None:
+    """The report and the pictures; matplotlib and Jinja, which take half a second, are imported for them only."""
+    from rl_lab.report.figures import figures
+    from rl_lab.report.html import as_html
+    from rl_lab.report.pictures import write_pictures
+
+    drawn = figures(comparison, np.random.default_rng(_RESAMPLING_SEED))
+    if html is not None:
+        write_file(html, as_html(comparison, drawn, resampling_seed=_RESAMPLING_SEED).encode())
+    if plots is not None:
+        write_pictures(drawn, plots)
