@@ -1,0 +1,60 @@
+"""A comparison in a few sentences, which claim no more than its tables do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rl_lab.report.comparison import Comparison
+from rl_lab.report.standings import Estimate, Pair, Standing
+
+_MAX_TOLD = 8
+
+
+def summary(comparison: Comparison) -> Iterator[str]:
+    """What was compared, who is ahead, and what the seeds can tell."""
+    standing = comparison.evaluation
+    cells = [cell for contender in standing.contenders for cell in contender.cells.values() if cell.runs]
+    fewest, most = (choose(len(cell.runs) for cell in cells) for choose in (min, max))
+    experiments = len({run.experiment for run in comparison.runs})
+    yield (
+        f"{_count(len(comparison.runs), 'run')}: {_count(experiments, 'experiment')}, "
+        f"{_count(len(comparison.games), 'game')}, "
+        f"{_count(most, 'seed') if fewest == most else f'{fewest} to {most} seeds'} of each."
+    )
+
+    yield from _leader(standing)
+    told = [_verdict(pair) for pair in standing.pairs]
+    yield from told[:_MAX_TOLD]
+    if len(told) > _MAX_TOLD:
+        yield f"{len(told) - _MAX_TOLD} more pairs are in the table of the probability of improvement."
+
+
+def _leader(standing: Standing) -> Iterator[str]:
+    """The best of the runs, in the one statistic that all have, and where published agents are."""
+    values = {aggregate.label: aggregate.estimates["iqm_of_game_means"] for aggregate in standing.aggregates}
+    ours = [c.label for c in standing.contenders if c.reference is None and c.label in values]
+    if not ours:
+        return
+    label = max(ours, key=lambda name: values[name].value)
+    yield (
+        f"Human-normalized, as the interquartile mean of game means (0 is random play, 1 the human tester): {label} "
+        f"has {_in_words(values[label])}{', the most of the runs' if len(ours) > 1 else ''}."
+    )
+    published = [f"{name} {value.value:.3f}" for name, value in values.items() if name not in ours]
+    if published:
+        yield f"Published agents, with budgets of their own: {', '.join(published[:_MAX_TOLD])}."
+
+
+def _in_words(estimate: Estimate) -> str:
+    if estimate.interval is None:
+        return f"{estimate.value:.3f}, without an interval"
+    return f"{estimate.value:.3f} [{estimate.interval.low:.3f}, {estimate.interval.high:.3f}]"
+
+
+def _verdict(pair: Pair) -> str:
+    chance = "" if pair.p_value is None else f", p = {pair.p_value:.4f}"
+    return f"{pair.first} and {pair.second}: {pair.verdict} (P = {pair.probability.value:.2f}{chance})."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
