@@ -75,6 +75,13 @@ def test_a_curve_stands_only_at_frames_that_all_seeds_have(tmp_path: Path) -> No
     assert (line.x.tolist(), line.y.tolist()) == ([8, 16], [2.5, 4])
 
 
+def test_other_budgets_have_curves_of_their_own(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, "Pong", "dqn", seed, [1], frames=[4 + 4 * seed])
+    found = drawn(tmp_path)
+    assert [line.label for line in chart(found["learning-Pong"]).lines] == ["dqn, 4 frames", "dqn, 8 frames"]
+
+
 def test_a_published_curve_is_cut_at_the_range_of_ours_but_for_its_first_point(tmp_path: Path) -> None:
     write_run(tmp_path, "Pong", "dqn", 0, [1, 2], frames=[1_000_000, 2_500_000])
     points = GameCurve((1_000_000, 2_000_000, 3_000_000), (1, 2, 3), (0, 1, 2), (2, 3, 4), (5, 5, 5))

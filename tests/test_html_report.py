@@ -54,11 +54,11 @@ def written(runs: Path, *arguments: str) -> Path:
     return path
 
 
-def show(chrome: Chrome, page: Path, *, scheme: str = "light", width: int = 1_280) -> None:
+def show(chrome: Chrome, page: Path, *, scheme: str = "light", width: int = 1_280, height: int = 960) -> None:
     """Open the page as a reader's system would; nothing may be logged, and nothing but the page asked for."""
     features = [{"name": "prefers-color-scheme", "value": scheme}]
     chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    size = {"width": width, "height": 960, "deviceScaleFactor": 1, "mobile": width < 500}
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
     chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     chrome.get(page.as_uri())
     assert logged(chrome) == []
@@ -135,15 +135,15 @@ def test_the_policy_lets_nothing_in_but_the_page_itself(chrome: Chrome, report: 
 
 def test_tables_are_sorted_by_their_headers_up_then_down(chrome: Chrome, report: Path) -> None:
     show(chrome, report)
-    games = column(chrome, "standing-1-1", 1)
+    games = column(chrome, "evaluation-1-1", 1)
     assert games == ["Breakout", "Pong", "Seaquest"]
-    header = chrome.find_element(By.CSS_SELECTOR, "[aria-labelledby=standing-1-1-caption] thead th:nth-child(2)")
+    header = chrome.find_element(By.CSS_SELECTOR, "[aria-labelledby=evaluation-1-1-caption] thead th:nth-child(2)")
     header.find_element(By.TAG_NAME, "button").click()
     assert header.get_attribute("aria-sort") == "ascending"
-    assert column(chrome, "standing-1-1", 1) == ["Pong", "Breakout", "Seaquest"]
+    assert column(chrome, "evaluation-1-1", 1) == ["Pong", "Breakout", "Seaquest"]
     header.find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
     assert header.get_attribute("aria-sort") == "descending"
-    assert column(chrome, "standing-1-1", 1) == ["Seaquest", "Breakout", "Pong"]
+    assert column(chrome, "evaluation-1-1", 1) == ["Seaquest", "Breakout", "Pong"]
     assert chrome.switch_to.active_element == header.find_element(By.TAG_NAME, "button")
 
 
@@ -255,7 +255,8 @@ def test_the_same_runs_give_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_report_of_published_runs_can_be_looked_at(scheme: str, chrome: Chrome, tmp_path: Path) -> None:
     (tmp_path / "runs").symlink_to(QUICK)
-    show(chrome, written(tmp_path / "runs", "--reference", "dqn_nature_2015"), scheme=scheme)
+    chrome.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+    show(chrome, written(tmp_path / "runs", "--reference", "dqn_nature_2015"), scheme=scheme, height=1_900)
     assert "dqn-quick has 1.573" in chrome.find_element(By.CSS_SELECTOR, ".summary").text
     if "RL_LAB_SCREENSHOTS" in os.environ:
         picture = chrome.execute_cdp_cmd("Page.captureScreenshot", {})["data"]

@@ -65,7 +65,7 @@ def figures(comparison: Comparison, rng: np.random.Generator) -> list[Figure]:
 
 
 def standing_figures(comparison: Comparison, rng: np.random.Generator) -> list[Figure]:
-    """Aggregates, profiles and pairs of each standing of evaluation scores, and aggregates over training."""
+    """Aggregates, profiles and pairs of each standing of evaluation scores, and how these grew over training."""
     styles = _styles(comparison)
     found = []
     for suffix, standing in (
@@ -116,7 +116,9 @@ def _file_names(kind: str, words: Sequence[str]) -> list[str]:
     names: list[str] = []
     for word in words:
         name = f"{kind}-{re.sub(r'[^A-Za-z0-9]+', '-', word)[:60].strip('-')}"
-        names.append(f"{name}-{len(names)}" if name in names else name)
+        while name in names:
+            name = f"{name}-{len(names)}"
+        names.append(name)
     return names
 
 
@@ -172,7 +174,9 @@ def _profile(name: str, standing: Standing, styles: Mapping[str, int], rng: np.r
         )
         for aggregate in leading
     )
-    above = [f"{line.label} exceeds human play in {number(100 * _at(line, 1.0))} % of its scores" for line in lines]
+    above = [
+        f"{a.label} exceeds human play in {number(100 * (a.normalized > 1).mean())} % of its scores" for a in leading
+    ]
     title, x_label = f"Performance profile, {_games(standing)}", "human-normalized score \N{GREEK SMALL LETTER TAU}"
     y_label = "fraction of scores above \N{GREEK SMALL LETTER TAU}"
     chart = Chart(title, listed(above), x_label, y_label, lines, is_fraction=True)
@@ -186,10 +190,6 @@ def _profile(name: str, standing: Standing, styles: Mapping[str, int], rng: np.r
         (points_table(chart),),
         standing,
     )
-
-
-def _at(line: Line, threshold: float) -> float:
-    return float(line.y[np.searchsorted(line.x, threshold)])
 
 
 def _pairs(name: str, standing: Standing) -> Figure:

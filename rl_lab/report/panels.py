@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INK = "#1f2328"
 GRID = "#d9dde2"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#997700", "#2b8cbe")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#997700", "#6b6b6b")
 _MARKERS = "osD^vPX"
 _DASHES = ("solid", (0, (6, 1.2)), (0, (6, 1.2, 1.5, 1.2)), (0, (2, 1)))
 _MARKERS_A_LINE = 8
