@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from rl_lab.config import to_toml
+from rl_lab.events import TRAINING_TAG
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.results import read_runs
 from rl_lab.scores import Reference, ReferenceCurve, score_table
-from rl_lab.events import TRAINING_TAG
 
 FRAMES = (400_000, 800_000, 1_200_000)
 _PROTOCOL = {"name": "nature2015", "frame_skip": 4, "sticky_probability": 0.0, "evaluation_epsilon": 0.05}

@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 
 from rl_lab.cli.main import main
 from tests.browser import browser
-from tests.report_runs import write_experiments, write_run
+from tests.report_examples import write_experiments, write_run
 
 QUICK = Path(__file__).parent.parent / "docs" / "results" / "quick"
 HOSTILE = (
