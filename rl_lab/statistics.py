@@ -14,6 +14,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+REPETITIONS = 2_000
+"""Resamples of a bootstrap."""
+PERMUTATIONS = 10_000
+"""Relabelings of a permutation test."""
+
 Array: TypeAlias = npt.NDArray[np.float64]
 Statistic: TypeAlias = Callable[..., Array]
 """Of one matrix or several, each (..., num_runs, num_games), to (...), or to (..., num_points) for many values."""
@@ -70,7 +75,7 @@ def probability_of_improvement_by_game(x: Array, y: Array) -> Array:
     return wins
 
 
-def permutation_p_value(x: Array, y: Array, *, rng: np.random.Generator, repetitions: int = 10_000) -> float:
+def permutation_p_value(x: Array, y: Array, *, rng: np.random.Generator, repetitions: int = PERMUTATIONS) -> float:
     """Two-sided p-value of `probability_of_improvement`, if x and y were one and the same algorithm.
 
     Within each game the runs of both change sides at random. It holds for few runs, where a bootstrap is too narrow:
@@ -133,7 +138,7 @@ def interval(
     statistic: Statistic,
     *matrices: Array,
     rng: np.random.Generator,
-    repetitions: int = 2_000,
+    repetitions: int = REPETITIONS,
     confidence: float = 0.95,
 ) -> Interval | None:
     """Percentile interval of a stratified bootstrap: runs are drawn anew within each game. Section 4.1.
@@ -153,7 +158,7 @@ def band(
     statistic: Statistic,
     *matrices: Array,
     rng: np.random.Generator,
-    repetitions: int = 2_000,
+    repetitions: int = REPETITIONS,
     confidence: float = 0.95,
 ) -> Band | None:
     """`interval` for a statistic of many values, as a profile or a curve. Matrices may have a last axis of points."""
@@ -170,7 +175,7 @@ def percentiles(values: Array, confidence: float = 0.95) -> Band:
 
 
 def bootstrap(
-    statistic: Statistic, *matrices: Array, rng: np.random.Generator, repetitions: int = 2_000
+    statistic: Statistic, *matrices: Array, rng: np.random.Generator, repetitions: int = REPETITIONS
 ) -> Array | None:
     """The statistic of `repetitions` resamples: (repetitions, ...). None where a matrix has a single run a game."""
     assert matrices

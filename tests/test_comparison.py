@@ -47,7 +47,7 @@ def test_one_seed_has_neither_spread_nor_interval_and_the_report_says_so(tmp_pat
     assert (cell.spread, cell.interval) == (None, None)
     (aggregate,) = comparison.evaluation.aggregates
     assert all(estimate.interval is None for estimate in aggregate.estimates.values())
-    assert any("dqn has one seed in Pong" in warning for warning in comparison.warnings)
+    assert "One seed, so no interval and no word about chance: dqn in Pong." in comparison.warnings
 
 
 def test_a_run_given_twice_counts_once(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ class Comparison:
     """What a reader must know before any number."""
 
     @property
+    def standings(self) -> tuple[Standing, ...]:
+        """Those in which anybody stands, in reading order."""
+        candidates = (self.evaluation, self.at_frames, self.at_hours, self.training)
+        return tuple(standing for standing in candidates if standing is not None and standing.contenders)
+
+    @property
     def games(self) -> tuple[str, ...]:
         """All that any run has played, sorted."""
         return tuple(sorted({run.game for run in self.runs}))
@@ -231,10 +237,10 @@ def _warnings(runs: Sequence[Run], without: Sequence[Path], standing: Standing, 
     if without:
         yield f"Left out, no evaluation yet: {_listed([str(directory) for directory in without])}."
     ours = [contender for contender in standing.contenders if contender.reference is None]
-    for contender in ours:
-        single = [game for game, cell in contender.cells.items() if len(cell.scores) == 1]
-        if single:
-            yield f"{contender.label} has one seed in {_listed(single)}: no interval, and no word about chance."
+    single = {c.label: [game for game, cell in c.cells.items() if len(cell.scores) == 1] for c in ours}
+    told = [f"{label} in {_listed(games)}" for label, games in single.items() if games]
+    if told:
+        yield f"One seed, so no interval and no word about chance: {_listed(told)}."
     games = sorted({game for contender in standing.contenders for game in contender.cells})
     for contender in standing.contenders:
         missing = [game for game in games if game not in contender.cells]

@@ -24,7 +24,7 @@ from rl_lab.report.learning import (
     training_chart,
 )
 from rl_lab.report.panels import Chart, Forest, Line, Panel, Row
-from rl_lab.report.standings import Aggregate, Contender, Estimate, Pair, Standing
+from rl_lab.report.standings import Aggregate, Contender, Estimate, Standing, counted
 from rl_lab.report.tables import STATISTIC_NAMES, Table, aggregates_table, pairs_table
 
 MAX_ROWS = 30
@@ -77,7 +77,7 @@ def standing_figures(comparison: Comparison, rng: np.random.Generator) -> list[F
             found.append(_aggregates(f"aggregates{suffix}", standing, comparison, styles))
         if standing is not None and standing.aggregates and len(standing.common_games) > 1:
             found.append(_profile(f"profile{suffix}", standing, styles, rng))
-        if standing is not None and standing.pairs:
+        if standing is not None and any(pair.p_value is not None for pair in standing.pairs):
             found.append(_pairs(f"improvement{suffix}", standing))
     progress = _progress(comparison, styles, rng)
     return found if progress is None else [*found, progress]
@@ -105,8 +105,7 @@ def learning_figures(comparison: Comparison, rng: np.random.Generator) -> Iterat
 
 def _styles(comparison: Comparison) -> dict[str, int]:
     """A number for each label, the same in all figures."""
-    standings = (comparison.evaluation, comparison.training, comparison.at_frames, comparison.at_hours)
-    labels = [c.label for standing in standings if standing is not None for c in standing.contenders]
+    labels = [contender.label for standing in comparison.standings for contender in standing.contenders]
     names = dict.fromkeys((*labels, *(curve.name for curve in comparison.curves)))
     return {label: index for index, label in enumerate(names)}
 
@@ -177,7 +176,8 @@ def _profile(name: str, standing: Standing, styles: Mapping[str, int], rng: np.r
     above = [
         f"{a.label} exceeds human play in {number(100 * (a.normalized > 1).mean())} % of its scores" for a in leading
     ]
-    title, x_label = f"Performance profile, {_games(standing)}", "human-normalized score \N{GREEK SMALL LETTER TAU}"
+    title = f"Performance profile, {counted(len(standing.common_games), 'game')}"
+    x_label = "human-normalized score \N{GREEK SMALL LETTER TAU}"
     y_label = "fraction of scores above \N{GREEK SMALL LETTER TAU}"
     chart = Chart(title, listed(above), x_label, y_label, lines, is_fraction=True)
     return Figure(
@@ -193,8 +193,8 @@ def _profile(name: str, standing: Standing, styles: Mapping[str, int], rng: np.r
 
 
 def _pairs(name: str, standing: Standing) -> Figure:
-    """A row a pair."""
-    pairs: Sequence[Pair] = standing.pairs[:MAX_ROWS]
+    """A row a pair of contenders with several seeds."""
+    pairs = [pair for pair in standing.pairs if pair.p_value is not None][:MAX_ROWS]
     rows = tuple(Row(f"{pair.first} > {pair.second}", 0, pair.probability) for pair in pairs)
     forest = Forest("Probability of improvement", _rows_in_words(rows), "P(A > B)", rows, mark=0.5)
     return Figure(
@@ -239,7 +239,3 @@ def _estimate(estimate: Estimate) -> str:
     return number(estimate.value) + (
         "" if interval is None else f" ({number(interval.low)} to {number(interval.high)})"
     )
-
-
-def _games(standing: Standing) -> str:
-    return f"{len(standing.common_games)} game{'' if len(standing.common_games) == 1 else 's'}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from rl_lab import __version__
+from rl_lab import __version__, statistics
 from rl_lab.errors import printable
 from rl_lab.report.comparison import Comparison
 from rl_lab.report.figures import Figure
@@ -24,8 +24,7 @@ from rl_lab.report.panels import Panel
 from rl_lab.report.pictures import inline_svg
 from rl_lab.report.standings import Standing
 from rl_lab.report.summary import summary
-from rl_lab.report.tables import Table, aggregates_table, contenders_table, pairs_table, scores_table
-from rl_lab.report.text import standings
+from rl_lab.report.tables import Table, contenders_table, standing_tables
 
 _PAGE = Path(__file__).parent / "page"
 
@@ -51,13 +50,19 @@ def as_html(comparison: Comparison, figures: Sequence[Figure], *, resampling_see
         summary=list(summary(comparison)),
         contenders=contenders_table(comparison),
         sections=[
-            (standing, _tables(standing, comparison), [figure for figure in figures if figure.standing is standing])
-            for standing in standings(comparison)
+            (
+                standing,
+                _tables(standing, comparison, figures),
+                [figure for figure in figures if figure.standing is standing],
+            )
+            for standing in comparison.standings
         ],
         learning=[figure for figure in figures if figure.standing is None],
         experiments=experiments(comparison),
         provenances=provenances(comparison),
         resampling_seed=resampling_seed,
+        repetitions=statistics.REPETITIONS,
+        permutations=statistics.PERMUTATIONS,
         band_repetitions=REPETITIONS,
         picture=_picture,
     )
@@ -76,11 +81,7 @@ def _picture(panel: Panel, name: str) -> Markup:
     return Markup(inline_svg(panel, name))
 
 
-def _tables(standing: Standing, comparison: Comparison) -> Iterator[Table]:
+def _tables(standing: Standing, comparison: Comparison, figures: Sequence[Figure]) -> Iterator[Table]:
     """Those of a standing that no figure has beside it."""
-    yield scores_table(standing, comparison.table)
-    if standing.kind == "training":
-        if standing.aggregates:
-            yield aggregates_table(standing, comparison.table)
-        if standing.pairs:
-            yield pairs_table(standing)
+    beside = {table.title for figure in figures for table in figure.tables if figure.standing is standing}
+    yield from (table for table in standing_tables(standing, comparison.table) if table.title not in beside)

@@ -219,4 +219,4 @@ def _pair(first: Contender, second: Contender, rng: np.random.Generator) -> Pair
 
 def counted(number: int, noun: str) -> str:
     """'1 game', '2 games'."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

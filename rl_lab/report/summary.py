@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rl_lab.report.comparison import Comparison
-from rl_lab.report.standings import Estimate, Pair, Standing
+from rl_lab.report.standings import Estimate, Pair, Standing, counted
 
 _MAX_TOLD = 8
 
@@ -17,9 +17,9 @@ def summary(comparison: Comparison) -> Iterator[str]:
     fewest, most = (choose(len(cell.runs) for cell in cells) for choose in (min, max))
     experiments = len({run.experiment for run in comparison.runs})
     yield (
-        f"{_count(len(comparison.runs), 'run')}: {_count(experiments, 'experiment')}, "
-        f"{_count(len(comparison.games), 'game')}, "
-        f"{_count(most, 'seed') if fewest == most else f'{fewest} to {most} seeds'} of each."
+        f"{counted(len(comparison.runs), 'run')}: {counted(experiments, 'experiment')}, "
+        f"{counted(len(comparison.games), 'game')}, "
+        f"{counted(most, 'seed') if fewest == most else f'{fewest} to {most} seeds'} of each."
     )
 
     yield from _leader(standing)
@@ -52,9 +52,5 @@ def _in_words(estimate: Estimate) -> str:
 
 
 def _verdict(pair: Pair) -> str:
-    chance = "" if pair.p_value is None else f", p = {pair.p_value:.4f}"
-    return f"{pair.first} and {pair.second}: {pair.verdict} (P = {pair.probability.value:.2f}{chance})."
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    chance = "" if pair.p_value is None else f" (P = {pair.probability.value:.2f}, p = {pair.p_value:.4f})"
+    return f"{pair.first} and {pair.second}: {pair.verdict}{chance}."

@@ -33,13 +33,17 @@ class Table:
 def tables(comparison: Comparison) -> Iterator[Table]:
     """All tables of the comparison, in reading order; none is empty."""
     yield contenders_table(comparison)
-    standings = (comparison.evaluation, comparison.at_frames, comparison.at_hours, comparison.training)
-    for standing in (standing for standing in standings if standing is not None and standing.contenders):
-        yield scores_table(standing, comparison.table)
-        if standing.aggregates:
-            yield aggregates_table(standing, comparison.table)
-        if standing.pairs:
-            yield pairs_table(standing)
+    for standing in comparison.standings:
+        yield from standing_tables(standing, comparison.table)
+
+
+def standing_tables(standing: Standing, table: ScoreTable) -> Iterator[Table]:
+    """Scores, and where there are any, aggregates and pairs."""
+    yield scores_table(standing, table)
+    if standing.aggregates:
+        yield aggregates_table(standing, table)
+    if standing.pairs:
+        yield pairs_table(standing)
 
 
 def said_once(tables: Iterable[Table]) -> Iterator[Table]:

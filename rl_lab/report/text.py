@@ -43,7 +43,7 @@ def markdown(comparison: Comparison) -> str:
 
 def comma_separated(comparison: Comparison) -> str:
     """One line a standing, game and contender."""
-    rows = [row for standing in standings(comparison) for row in _cells(standing, comparison)]
+    rows = [row for standing in comparison.standings for row in _cells(standing, comparison)]
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -83,7 +83,7 @@ def as_json(comparison: Comparison) -> str:
                         for pair in standing.pairs
                     ],
                 }
-                for standing in standings(comparison)
+                for standing in comparison.standings
             ],
         },
         indent=2,
@@ -97,12 +97,6 @@ FORMATS: Mapping[str, Callable[[Comparison], str]] = {
     "csv": comma_separated,
     "json": as_json,
 }
-
-
-def standings(comparison: Comparison) -> list[Standing]:
-    """Those that there are, in reading order."""
-    candidates = (comparison.evaluation, comparison.at_frames, comparison.at_hours, comparison.training)
-    return [standing for standing in candidates if standing is not None and standing.contenders]
 
 
 def _cells(standing: Standing, comparison: Comparison) -> list[dict[str, Any]]:
