@@ -9,6 +9,14 @@ from pathlib import Path
 
 from rl_lab.atari import Protocol, named_protocol
 from rl_lab.config import to_toml
+from rl_lab.events import TRAINING_TAG
+
+_PROVENANCE = {
+    "command": ["rl-lab", "train", "dqn/quick"],
+    "git": {"commit": "4fb4e7ce", "modified": False},
+    "packages": {"torch": "2.13.0"},
+    "threads": 1,
+}
 
 
 def write_run(
@@ -18,15 +26,18 @@ def write_run(
     evaluations: Sequence[tuple[int, float]],
     *,
     game: str = "Pong",
+    folder: str | None = None,
     protocol: Protocol | None = None,
+    label: str | None = None,
     returns: Sequence[tuple[int, float]] = (),
     frames_per_second: float = 400.0,
     learning_rate: float = 0.1,
     state: str = "finished",
+    **provenance: object,
 ) -> Path:
     """A run with such evaluations, (frames, mean score), and training returns; trained at an even speed."""
     protocol = protocol or named_protocol("nature2015")
-    run = runs / game / experiment / f"seed-{seed}"
+    run = runs / (folder or f"{game}/{experiment}/seed-{seed}")
     run.mkdir(parents=True)
     config = {
         "name": experiment,
@@ -36,16 +47,16 @@ def write_run(
         "protocol": dataclasses.asdict(protocol),
         "agent": {"name": "dqn", "learning_rate": learning_rate},
     }
-    (run / "config.toml").write_text(to_toml(config))
+    (run / "config.toml").write_text(to_toml(config), encoding="utf-8")
     status = {"state": state, "reason": "", "steps": 1, "frames": 4, "pid": 1, "process_start": 0.0}
     (run / "status.json").write_text(json.dumps(status))
-    (run / "provenance.json").write_text(json.dumps({"command": ["rl-lab", "train"], "processor": "made up"}))
-    rules = {"protocol": protocol.label, "protocol_fingerprint": protocol.fingerprint}
+    (run / "provenance.json").write_text(json.dumps({**_PROVENANCE, **provenance}))
+    rules = {"protocol": label or protocol.label, "protocol_fingerprint": protocol.fingerprint}
     records = [{"game": game, "frames": f, "mean_score": score, "episodes": 30, **rules} for f, score in evaluations]
     (run / "evaluations.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     by_frames = dict(returns)
     points = [
-        {"frames": f, "time/fps": frames_per_second} | ({"rollout/ep_rew_mean": by_frames[f]} if f in by_frames else {})
+        {"frames": f, "time/fps": frames_per_second} | ({TRAINING_TAG: by_frames[f]} if f in by_frames else {})
         for f in sorted({*by_frames, *dict(evaluations)})
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(point) + "\n" for point in points))

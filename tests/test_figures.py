@@ -17,7 +17,7 @@ from rl_lab.report.output import require_writable_file, write_file
 from rl_lab.report.panels import Chart, Forest
 from rl_lab.report.pictures import inline_svg, png, svg
 from rl_lab.scores import GameCurve, Reference, ReferenceCurve, curve, reference
-from tests.report_examples import FRAMES, comparison_of, write_experiments, write_run
+from tests.report_examples import FRAMES, comparison_of, write_experiments, write_scores
 
 
 def drawn(runs: Path, references: Sequence[Reference] = (), curves: Sequence[ReferenceCurve] = ()) -> dict[str, Figure]:
@@ -69,21 +69,21 @@ def test_only_several_seeds_have_a_band_and_it_holds_their_mean(all_figures: dic
 
 
 def test_a_curve_stands_only_at_frames_that_all_seeds_have(tmp_path: Path) -> None:
-    write_run(tmp_path, "Pong", "dqn", 0, [1, 2, 3], frames=[4, 8, 16])
-    write_run(tmp_path, "Pong", "dqn", 1, [3, 4, 5], frames=[8, 12, 16])
+    write_scores(tmp_path, "Pong", "dqn", 0, [1, 2, 3], frames=[4, 8, 16])
+    write_scores(tmp_path, "Pong", "dqn", 1, [3, 4, 5], frames=[8, 12, 16])
     (line,) = chart(drawn(tmp_path)["learning-Pong"]).lines
     assert (line.x.tolist(), line.y.tolist()) == ([8, 16], [2.5, 4])
 
 
 def test_other_budgets_have_curves_of_their_own(tmp_path: Path) -> None:
     for seed in range(2):
-        write_run(tmp_path, "Pong", "dqn", seed, [1], frames=[4 + 4 * seed])
+        write_scores(tmp_path, "Pong", "dqn", seed, [1], frames=[4 + 4 * seed])
     found = drawn(tmp_path)
     assert [line.label for line in chart(found["learning-Pong"]).lines] == ["dqn, 4 frames", "dqn, 8 frames"]
 
 
 def test_a_published_curve_is_cut_at_the_range_of_ours_but_for_its_first_point(tmp_path: Path) -> None:
-    write_run(tmp_path, "Pong", "dqn", 0, [1, 2], frames=[1_000_000, 2_500_000])
+    write_scores(tmp_path, "Pong", "dqn", 0, [1, 2], frames=[1_000_000, 2_500_000])
     points = GameCurve((1_000_000, 2_000_000, 3_000_000), (1, 2, 3), (0, 1, 2), (2, 3, 4), (5, 5, 5))
     for frames, kept in (((1_000_000, 2_000_000, 3_000_000), 2), ((5_000_000, 6_000_000, 7_000_000), 1)):
         published = dataclasses.replace(curve("dopamine_dqn_cnn"), games={"Pong": points._replace(frames=frames)})
@@ -105,7 +105,7 @@ def test_a_profile_is_the_fraction_of_scores_above_each_threshold(tmp_path: Path
     human = {"Pong": 14.6, "Breakout": 30.5}
     for game, score in human.items():
         for seed, factor in enumerate((0.5, 1.5)):
-            write_run(tmp_path, game, "dqn", seed, [score * factor], frames=[4])
+            write_scores(tmp_path, game, "dqn", seed, [score * factor], frames=[4])
     (line,) = chart(drawn(tmp_path)["profile"]).lines
     assert np.interp(1.0, line.x, line.y) == 0.5
     assert line.y[0] == 1.0
@@ -134,7 +134,7 @@ def test_words_say_where_curves_end(all_figures: dict[str, Figure]) -> None:
 
 def test_many_contenders_leave_the_best_and_the_caption_says_so(tmp_path: Path) -> None:
     for index in range(40):
-        write_run(tmp_path, "Pong", f"agent-{index:02}", 0, [index], frames=[4])
+        write_scores(tmp_path, "Pong", f"agent-{index:02}", 0, [index], frames=[4])
     found = drawn(tmp_path)
     assert [line.label for line in chart(found["learning-Pong"]).lines] == [f"agent-{i}" for i in range(28, 40)]
     assert "best 12 of 40" in found["learning-Pong"].caption
@@ -170,8 +170,8 @@ def test_an_svg_for_the_page_has_ids_of_its_own_and_colours_of_the_page(all_figu
 
 @pytest.mark.parametrize("name", ["a$b$", r"$\frac{$", "_hidden", "<b>&amp;", "漢字🎮", "x" * 500, "\x00\x1b[31m"])
 def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
-    write_run(tmp_path, "Pong", name, 0, [1, 2, 3], folder="one")
-    write_run(tmp_path, "Breakout", name, 0, [1, 2, 3], folder="two")
+    write_scores(tmp_path, "Pong", name, 0, [1, 2, 3], folder="one")
+    write_scores(tmp_path, "Breakout", name, 0, [1, 2, 3], folder="two")
     for figure in drawn(tmp_path).values():
         assert svg(figure)
         assert inline_svg(figure.panels[0], "one")
@@ -179,7 +179,7 @@ def test_any_name_can_be_drawn(name: str, tmp_path: Path) -> None:
 
 def test_a_game_of_a_strange_name_gives_a_file_name(tmp_path: Path) -> None:
     for index, game in enumerate(("../../etc", "//etc", "Pong")):
-        write_run(tmp_path, game, "dqn", 0, [1], frames=[4], folder=str(index))
+        write_scores(tmp_path, game, "dqn", 0, [1], frames=[4], folder=str(index))
     assert [name for name in drawn(tmp_path) if name.startswith("learning")] == [
         "learning-etc",
         "learning-etc-1",
@@ -189,7 +189,7 @@ def test_a_game_of_a_strange_name_gives_a_file_name(tmp_path: Path) -> None:
 
 def test_plots_are_written_as_png_and_svg_into_a_new_folder(tmp_path: Path) -> None:
     for seed in range(2):
-        write_run(tmp_path / "runs", "Pong", "dqn", seed, [1, 2, 3])
+        write_scores(tmp_path / "runs", "Pong", "dqn", seed, [1, 2, 3])
     folder = tmp_path / "new" / "plots"
     assert main(["compare", str(tmp_path / "runs"), "--plots", str(folder)]) == 0
     names = [f"{name}.{kind}" for name in ("aggregates", "learning-Pong", "progress") for kind in ("png", "svg")]

@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 
 from rl_lab.cli.main import main
 from tests.browser import browser
-from tests.report_examples import write_experiments, write_run
+from tests.report_examples import write_experiments, write_scores
 
 QUICK = Path(__file__).parent.parent / "docs" / "results" / "quick"
 HOSTILE = (
@@ -214,7 +214,7 @@ def test_headings_are_in_order(chrome: Chrome, report: Path) -> None:
 def test_names_of_strangers_are_text_wherever_they_stand(name: str, tmp_path: Path, chrome: Chrome) -> None:
     for seed in range(2):
         folder = tmp_path / "runs" / str(seed)
-        write_run(folder, name, name, seed, [1, 2, 3], folder="run", label=name, command=[name], note=name)
+        write_scores(folder, name, name, seed, [1, 2, 3], folder="run", label=name, command=[name], note=name)
     show(chrome, written(tmp_path / "runs"))
     assert chrome.execute_script("return window.hostile") is None
     assert len(chrome.find_elements(By.TAG_NAME, "script")) == 1
@@ -241,14 +241,14 @@ def test_settings_and_origins_that_differ_are_told_apart_from_common_ones(chrome
 
 def test_a_resume_with_another_version_is_told(chrome: Chrome, tmp_path: Path) -> None:
     resumed = [{"at_steps": 500, "threads": 1, "packages": {"torch": "3.0"}}]
-    write_run(tmp_path / "runs", "Pong", "dqn", 0, [1, 2, 3], resumes=resumed)
+    write_scores(tmp_path / "runs", "Pong", "dqn", 0, [1, 2, 3], resumes=resumed)
     show(chrome, written(tmp_path / "runs"))
     common = dict(zip(column(chrome, "provenance-common", 1), column(chrome, "provenance-common", 2), strict=True))
     assert common["resumes"] == "at 500 steps, with another packages"
 
 
 def test_the_same_runs_give_the_same_file(tmp_path: Path) -> None:
-    write_run(tmp_path / "runs", "Pong", "dqn", 0, [1, 2, 3])
+    write_scores(tmp_path / "runs", "Pong", "dqn", 0, [1, 2, 3])
     assert written(tmp_path / "runs").read_bytes() == written(tmp_path / "runs").read_bytes()
 
 
