@@ -149,7 +149,7 @@ def _contender_row(contender: Contender) -> tuple[str, ...]:
         seeds,
         _range([episodes for cell in cells for episodes in cell.episodes]),
         f"{min(hours):.2f} to {max(hours):.2f}" if hours else "-",
-        contender.protocol,
+        "its own" if contender.reference else contender.protocol,
     )
 
 
