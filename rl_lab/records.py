@@ -25,6 +25,8 @@ _CONFIG_KEYS = {"name": str, "game": str, "seed": int, "total_steps": int, "prot
 _METRICS_KEYS = {"frames": int, "time/fps": float}
 _EPISODE_KEYS = {"score": float, "length_frames": int}
 _LARGEST_SCORE = 1e15
+_LEAST_FPS = 1e-9
+"""Hours at a lower speed are no longer a number."""
 _EVALUATION_KEYS = {
     "game": str,
     "frames": int,
@@ -115,7 +117,10 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def read_evaluations(directory: Path) -> list[dict[str, Any]]:
     """The run's evaluation records, in order; LabError where they are none."""
     path = directory / "evaluations.jsonl"
-    return _ascending(path, _EVALUATION_KEYS) if path.exists() else []
+    records = _ascending(path, _EVALUATION_KEYS) if path.exists() else []
+    if any(record["episodes"] < 1 for record in records):
+        raise LabError(f"{path} is no record of a run: an evaluation of no episodes")
+    return [{**record, "mean_score": checked_score(record["mean_score"], path)} for record in records]
 
 
 def last_evaluation(directory: Path) -> dict[str, Any] | None:
@@ -133,7 +138,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The points of the run's training curves; LabError where they are none."""
     path = directory / "metrics.jsonl"
     records = _ascending(path, _METRICS_KEYS) if path.exists() else []
-    if any(record["time/fps"] <= 0 for record in records):
+    if any(record["time/fps"] < _LEAST_FPS for record in records):
         raise LabError(f"{path} is no record of a run: time/fps is not above 0")
     return records
 
@@ -153,9 +158,15 @@ def last_episodes(directory: Path, count: int) -> list[tuple[float, int]]:
     path = directory / "episodes.jsonl"
     lines = read_bytes(path, max_bytes=_MAX_RECORDS_BYTES).rsplit(b"\n", count + 1)[:-1]
     episodes = [_with_keys(parse_json(line, str(path)), _EPISODE_KEYS, path) for line in lines[-count:]]
-    if any(abs(episode["score"]) > _LARGEST_SCORE for episode in episodes):
-        raise LabError(f"{path} has a score beyond +-{_LARGEST_SCORE:g}, which no game gives")
-    return [(episode["score"], episode["length_frames"]) for episode in episodes]
+    return [(checked_score(episode["score"], path), episode["length_frames"]) for episode in episodes]
+
+
+def checked_score(score: object, path: Path) -> float:
+    """The score; LabError where it is none that a game can give."""
+    match typed(score, float, f"{path} is no record of a run: a score"):
+        case float(number) if abs(number) <= _LARGEST_SCORE:
+            return number
+    raise LabError(f"{path} has a score beyond +-{_LARGEST_SCORE:g}, which no game gives")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -167,11 +178,11 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _ascending(path: Path, keys: Mapping[str, type]) -> list[dict[str, Any]]:
-    """The records of a .jsonl file with these keys; LabError unless their frames grow."""
+    """The records of a .jsonl file with these keys; LabError unless their frames grow from above 0."""
     records = [_with_keys(record, keys, path) for record in read_records(path)]
-    for earlier, later in pairwise(records):
-        if earlier["frames"] >= later["frames"]:
-            raise LabError(f"{path} is no record of a run: {later['frames']} frames follow {earlier['frames']}")
+    for earlier, later in pairwise((0, *(record["frames"] for record in records))):
+        if earlier >= later:
+            raise LabError(f"{path} is no record of a run: {later} frames follow {earlier}")
     return records
 
 

@@ -239,6 +239,28 @@ def test_a_damaged_evaluation_is_one_line(record: str, tmp_path: Path, capsys: p
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("evaluations.jsonl", {"mean_score": 1.7e308}),
+        ("evaluations.jsonl", {"frames": 0}),
+        ("evaluations.jsonl", {"episodes": 0}),
+        ("metrics.jsonl", {"rollout/ep_rew_mean": "many"}),
+        ("metrics.jsonl", {"rollout/ep_rew_mean": -1e16}),
+        ("metrics.jsonl", {"time/fps": 5e-324}),
+    ],
+)
+def test_numbers_that_no_training_gives_are_one_line(
+    file: str, changes: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    (run / file).write_text(json.dumps({**json.loads((run / file).read_text()), **changes}) + "\n")
+    assert main(["compare", str(tmp_path), "--format", "json"]) == 2
+    errors = capsys.readouterr().err
+    assert f"{file} " in errors
+    assert errors.count("\n") == 1
+
+
 def test_a_last_line_that_is_cut_off_is_left_out_and_a_broken_one_before_it_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0), (80_000, 6.0)])
     whole = (run / "evaluations.jsonl").read_bytes()

@@ -10,6 +10,7 @@ from typing import Any
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.events import TRAINING_TAG
 from rl_lab.records import (
+    checked_score,
     find_runs,
     read_config,
     read_evaluations,
@@ -116,7 +117,12 @@ def _read(directory: Path, config: Mapping[str, Any], evaluations: Sequence[Mapp
             for record in evaluations
         ),
         training=tuple(
-            Point(record["frames"], hours_at[record["frames"]], record[TRAINING_TAG], None)
+            Point(
+                record["frames"],
+                hours_at[record["frames"]],
+                checked_score(record[TRAINING_TAG], directory / "metrics.jsonl"),
+                None,
+            )
             for record in metrics
             if TRAINING_TAG in record
         ),
