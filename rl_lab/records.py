@@ -163,10 +163,11 @@ def last_episodes(directory: Path, count: int) -> list[tuple[float, int]]:
 
 def checked_score(score: object, path: Path) -> float:
     """The score; LabError where it is none that a game can give."""
-    match typed(score, float, f"{path} is no record of a run: a score"):
-        case float(number) if abs(number) <= _LARGEST_SCORE:
-            return number
-    raise LabError(f"{path} has a score beyond +-{_LARGEST_SCORE:g}, which no game gives")
+    number = score if isinstance(score, float) else typed(score, float, f"{path} is no record of a run: a score")
+    assert isinstance(number, float)
+    if abs(number) > _LARGEST_SCORE:
+        raise LabError(f"{path} has a score beyond +-{_LARGEST_SCORE:g}, which no game gives")
+    return number
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -192,5 +193,7 @@ def _with_keys(record: Any, keys: Mapping[str, type], path: Path) -> dict[str, A
     missing = [key for key in keys if key not in table]
     if missing:
         raise LabError(f"{path} is no record of a run: {', '.join(missing)} missing")
-    checked = {key: typed(table[key], kind, f"{path} is no record of a run: {key}") for key, kind in keys.items()}
-    return {**table, **checked}
+    for key, kind in keys.items():
+        if type(table[key]) is not kind:  # seldom; words for what is wrong take longer than the reading
+            table = {**table, key: typed(table[key], kind, f"{path} is no record of a run: {key}")}
+    return table

@@ -95,7 +95,7 @@ def read_runs(paths: Iterable[Path], games: Sequence[str] = ()) -> tuple[list[Ru
 
 
 def _read(directory: Path, config: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> Run:
-    metrics = read_metrics(directory)
+    metrics, path = read_metrics(directory), directory / "metrics.jsonl"
     hours = [seconds / 3600 for seconds in training_seconds(metrics)]
     hours_at = dict(zip((point["frames"] for point in metrics), hours, strict=True))
     last = evaluations[-1]
@@ -117,12 +117,7 @@ def _read(directory: Path, config: Mapping[str, Any], evaluations: Sequence[Mapp
             for record in evaluations
         ),
         training=tuple(
-            Point(
-                record["frames"],
-                hours_at[record["frames"]],
-                checked_score(record[TRAINING_TAG], directory / "metrics.jsonl"),
-                None,
-            )
+            Point(record["frames"], hours_at[record["frames"]], checked_score(record[TRAINING_TAG], path), None)
             for record in metrics
             if TRAINING_TAG in record
         ),
