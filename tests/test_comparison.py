@@ -14,7 +14,8 @@ from rl_lab.errors import LabError
 from rl_lab.report.comparison import Comparison, compare, mixtures
 from rl_lab.report.results import read_runs
 from rl_lab.report.standings import Contender, Standing
-from rl_lab.scores import reference, score_table
+from rl_lab.report.summary import summary
+from rl_lab.scores import curve, reference, score_table
 from tests.report_runs import write_run
 
 
@@ -65,7 +66,7 @@ def test_a_run_without_evaluation_is_named_not_counted(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_finished_is_named_and_counts(tmp_path: Path) -> None:
     run = write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], state="interrupted")
-    assert f"Not finished, the last evaluation so far counts: {run} (interrupted)." in compared(tmp_path).warnings
+    assert f"Not finished, evaluations so far count: {run} (interrupted)." in compared(tmp_path).warnings
 
 
 def test_other_budgets_stand_in_columns_of_their_own(tmp_path: Path) -> None:
@@ -76,11 +77,40 @@ def test_other_budgets_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     assert contender(comparison.at_frames, "dqn").cells["Pong"].scores == (1.0, 2.0)
 
 
+def test_agents_of_other_budgets_are_tested_at_equal_frames_only(tmp_path: Path) -> None:
+    for game in ("Pong", "Krull", "Boxing"):
+        for seed in range(3):
+            write_run(tmp_path, "short", seed, [(40_000, 1.0 + seed)], game=game)
+            write_run(tmp_path, "long", seed, [(40_000, 1.0 + seed), (80_000, 11.0 + seed)], game=game)
+    comparison = compared(tmp_path)
+    assert comparison.evaluation.pairs == comparison.training.pairs == ()
+    assert comparison.at_frames is not None
+    assert [pair.verdict for pair in comparison.at_frames.pairs] == ["3 seeds in 3 games cannot tell these apart"]
+    assert any("Budgets differ (40,000, 80,000 frames)" in warning for warning in comparison.warnings)
+    assert not any("80,000" in sentence or "better" in sentence for sentence in summary(comparison))
+
+
+def test_the_most_is_said_of_runs_of_one_budget_and_one_protocol_only(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 1.0)])
+    write_run(tmp_path, "sb3", 0, [(40_000, 2.0)])
+    assert any("sb3 has 0.643" in sentence and "the most" in sentence for sentence in summary(compared(tmp_path)))
+    write_run(tmp_path, "other", 0, [(50_000, 3.0)])
+    assert not any("the most" in sentence for sentence in summary(compared(tmp_path)))
+
+
 def test_at_frames_takes_the_evaluation_after_exactly_so_many(tmp_path: Path) -> None:
     write_run(tmp_path, "dqn", 0, [(40_000, 1.0), (80_000, 3.0)])
     assert contender(compared(tmp_path, at_frames=40_000).evaluation, "dqn").cells["Pong"].score == 1.0
     with pytest.raises(LabError, match="no run has an evaluation after 50,000 frames; the nearest is after 40,000"):
         compared(tmp_path, at_frames=50_000)
+
+
+def test_runs_without_an_evaluation_at_these_frames_or_so_early_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 1.0)])
+    late = write_run(tmp_path, "late", 0, [(80_000, 1.0)], frames_per_second=100)
+    at_frames = compared(tmp_path, at_frames=40_000)
+    assert f"Left out, no evaluation after the frames that were asked for: {late}." in at_frames.warnings
+    assert f"Left out, at equal hours, evaluated only later: {late}." in compared(tmp_path).warnings
 
 
 def test_equal_hours_take_the_last_evaluation_within_the_hours_of_the_fastest(tmp_path: Path) -> None:
@@ -158,6 +188,22 @@ def test_aggregates_are_over_the_seeds_that_all_games_have(tmp_path: Path) -> No
     (aggregate,) = comparison.evaluation.aggregates
     assert aggregate.normalized.shape == (2, 2)
     assert any("dqn: 2 of its 3 seeds have all 2 games" in warning for warning in comparison.warnings)
+
+
+def test_agents_of_which_no_seed_has_all_games_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    write_run(tmp_path, "dqn", 1, [(40_000, 5.0)], game="Krull")
+    comparison = compared(tmp_path)
+    assert comparison.evaluation.aggregates == ()
+    assert "dqn: 0 of its 2 seeds have all 2 games; so it has no aggregates." in comparison.warnings
+
+
+def test_a_published_agent_or_curve_without_any_of_the_games_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], game="Darkchambers")
+    curves = [curve("dopamine_dqn_cnn")]
+    warnings = compared(tmp_path, references=["dqn_nature_2015"], curves=curves).warnings
+    for name in ("dqn_nature_2015", "dopamine_dqn_cnn"):
+        assert f"{name} has no score in any game of the runs: it is not shown." in warnings
 
 
 def test_a_game_without_human_scores_is_shown_raw(tmp_path: Path) -> None:

@@ -80,6 +80,9 @@ def compare(
 
     The generator draws bootstraps and permutations. LabError where no run has an evaluation after `at_frames`.
     """
+    given = runs
+    chosen = [(run, run.evaluations[-1]) for run in runs] if at_frames is None else _after_frames(runs, at_frames)
+    runs = [run for run, _ in chosen]
     games = sorted({run.game for run in runs})
 
     def stand(title: str, kind: Kind, chosen: _Chosen) -> Standing:
@@ -92,11 +95,10 @@ def compare(
         contenders = _contenders(chosen, rng, by_frames=by_frames)
         return standing(f"Evaluation scores at equal {what}", "evaluation", contenders, table, rng)
 
-    chosen = [(run, run.evaluations[-1]) for run in runs] if at_frames is None else _after_frames(runs, at_frames)
-    runs = [run for run, _ in chosen]
     title = "Evaluation scores" if at_frames is None else f"Evaluation scores at {at_frames:,} frames"
     evaluation = stand(title, "evaluation", chosen)
     frames, hours = _equal_frames(chosen), _equal_hours(runs)
+    within = [] if hours is None else _within_hours(runs, hours)
     return Comparison(
         table=table,
         runs=tuple(runs),
@@ -104,12 +106,20 @@ def compare(
         at_frames=None
         if frames is None
         else stand_at_equal(f"frames, {frames:,}", _after_frames(runs, frames), by_frames=True),
-        at_hours=None
-        if hours is None
-        else stand_at_equal(f"hours of training, {hours:.2f}", _within_hours(runs, hours), by_frames=False),
+        at_hours=None if hours is None else stand_at_equal(f"hours of training, {hours:.2f}", within, by_frames=False),
         training=stand("Training returns", "training", _returns(chosen)),
         curves=tuple(curves),
-        warnings=tuple(_warnings(runs, without, evaluation, table)),
+        warnings=(
+            *_warnings(runs, evaluation, table),
+            *_left_out(without, "no evaluation yet"),
+            *_left_out(_others(given, chosen), "no evaluation after the frames that were asked for"),
+            *([] if hours is None else _left_out(_others(runs, within), "at equal hours, evaluated only later")),
+            *(
+                f"{name} has no score in any game of the runs: it is not shown."
+                for name, scored in (*((r.name, r.scores) for r in references), *((c.name, c.games) for c in curves))
+                if not scored.keys() & games
+            ),
+        ),
     )
 
 
@@ -227,16 +237,31 @@ def _cell(chosen: _Chosen, rng: np.random.Generator) -> Cell:
     )
 
 
-def _warnings(runs: Sequence[Run], without: Sequence[Path], standing: Standing, table: ScoreTable) -> Iterator[str]:
+def _others(runs: Sequence[Run], chosen: _Chosen) -> list[Path]:
+    """Those of which nothing was chosen."""
+    kept = {run.directory for run, _ in chosen}
+    return [run.directory for run in runs if run.directory not in kept]
+
+
+def _left_out(directories: Sequence[Path], reason: str) -> Iterator[str]:
+    if directories:
+        yield f"Left out, {reason}: {_listed([str(directory) for directory in directories])}."
+
+
+def _warnings(runs: Sequence[Run], standing: Standing, table: ScoreTable) -> Iterator[str]:
     """What a reader must know before any number."""
     for mixture in mixtures(runs):
         yield f"Do not compare: {mixture}."
     unfinished = [f"{run.directory} ({run.state})" for run in runs if run.state != "finished"]
     if unfinished:
-        yield f"Not finished, the last evaluation so far counts: {_listed(unfinished)}."
-    if without:
-        yield f"Left out, no evaluation yet: {_listed([str(directory) for directory in without])}."
+        yield f"Not finished, evaluations so far count: {_listed(unfinished)}."
     ours = [contender for contender in standing.contenders if contender.reference is None]
+    budgets = sorted({contender.frames for contender in ours if contender.frames is not None})
+    if len(budgets) > 1:
+        yield (
+            f"Budgets differ ({_listed([f'{frames:,}' for frames in budgets])} frames): agents of two budgets are "
+            "tested against each other at equal frames or hours only."
+        )
     single = {c.label: [game for game, cell in c.cells.items() if len(cell.scores) == 1] for c in ours}
     told = [f"{label} in {_listed(games)}" for label, games in single.items() if games]
     if told:
@@ -249,12 +274,14 @@ def _warnings(runs: Sequence[Run], without: Sequence[Path], standing: Standing, 
     unknown = [game for game in games if game not in table.human]
     if unknown:
         yield f"{table.name} has no human score for {_listed(unknown)}: raw scores only, left out of aggregates."
-    for aggregate, contender in ((a, c) for c in ours for a in standing.aggregates if a.label == c.label):
+    complete = {aggregate.label: len(aggregate.normalized) for aggregate in standing.aggregates}
+    for contender in ours if standing.common_games else ():
         seeds = {run.seed for game in standing.common_games for run in contender.cells[game].runs}
-        if len(aggregate.normalized) < len(seeds):
+        have_all = complete.get(contender.label, 0)
+        if have_all < len(seeds):
             yield (
-                f"{contender.label}: {len(aggregate.normalized)} of its {len(seeds)} seeds have all "
-                f"{len(standing.common_games)} games; aggregates are over these."
+                f"{contender.label}: {have_all} of its {len(seeds)} seeds have all {len(standing.common_games)} games; "
+                f"{'aggregates are over these' if have_all else 'so it has no aggregates'}."
             )
     if len([contender for contender in standing.contenders if not contender.is_mean]) > MAX_PAIRED:
         yield f"More than {MAX_PAIRED} contenders: no pair is tested; give fewer paths to compare them one by one."

@@ -196,10 +196,10 @@ def _aggregate(contender: Contender, games: Sequence[str], table: ScoreTable, rn
 
 
 def _pair(first: Contender, second: Contender, rng: np.random.Generator) -> Pair | None:
-    """None for two published agents, other rules, no game in common, or where no seed has all games."""
+    """None for two published agents, other rules or budgets, no game in common, or where no seed has all games."""
     games = sorted(first.cells.keys() & second.cells.keys())
-    fingerprints = {contender.fingerprint for contender in (first, second) if contender.reference is None}
-    if not games or len(fingerprints) != 1:
+    terms = {(contender.fingerprint, contender.frames) for contender in (first, second) if contender.reference is None}
+    if not games or len(terms) != 1:
         return None
     x, y = first.scores(games), second.scores(games)
     if not (x.size and y.size):

@@ -11,9 +11,9 @@ _MAX_TOLD = 8
 
 
 def summary(comparison: Comparison) -> Iterator[str]:
-    """What was compared, who is ahead, and what the seeds can tell."""
-    standing = comparison.evaluation
-    cells = [cell for contender in standing.contenders for cell in contender.cells.values() if cell.runs]
+    """What was compared, who is ahead, and what the seeds can tell; at equal frames where budgets differ."""
+    standing = comparison.at_frames or comparison.evaluation
+    cells = [cell for contender in comparison.evaluation.contenders for cell in contender.cells.values() if cell.runs]
     fewest, most = (choose(len(cell.runs) for cell in cells) for choose in (min, max))
     experiments = len({run.experiment for run in comparison.runs})
     yield (
@@ -22,19 +22,28 @@ def summary(comparison: Comparison) -> Iterator[str]:
         f"{counted(most, 'seed') if fewest == most else f'{fewest} to {most} seeds'} of each."
     )
 
+    if comparison.at_frames is not None:
+        yield f"Budgets differ; what follows is of the table {standing.title!r}."
     yield from _leader(standing)
     told = [_verdict(pair) for pair in standing.pairs]
     yield from told[:_MAX_TOLD]
+    published = {contender.label for contender in standing.contenders if contender.reference}
+    if any(published & {pair.first, pair.second} for pair in standing.pairs):
+        yield "Where one of two is published, other budgets and rules may be the reason."
     if len(told) > _MAX_TOLD:
         yield f"{len(told) - _MAX_TOLD} more pairs are in the table of the probability of improvement."
 
 
 def _leader(standing: Standing) -> Iterator[str]:
-    """The best of the runs, in the one statistic that all have, and where published agents are."""
+    """The best of the runs, in the one statistic that all have, and where published agents are.
+
+    Nobody leads where budgets or protocols differ.
+    """
     values = {aggregate.label: aggregate.estimates["iqm_of_game_means"] for aggregate in standing.aggregates}
-    ours = [c.label for c in standing.contenders if c.reference is None and c.label in values]
-    if not ours:
+    alike = [c for c in standing.contenders if c.reference is None and c.label in values]
+    if len({(contender.fingerprint, contender.frames) for contender in alike}) != 1:
         return
+    ours = [contender.label for contender in alike]
     label = max(ours, key=lambda name: values[name].value)
     yield (
         f"Human-normalized, as the interquartile mean of game means (0 is random play, 1 the human tester): {label} "
@@ -42,7 +51,7 @@ def _leader(standing: Standing) -> Iterator[str]:
     )
     published = [f"{name} {value.value:.3f}" for name, value in values.items() if name not in ours]
     if published:
-        yield f"Published agents, with budgets of their own: {', '.join(published[:_MAX_TOLD])}."
+        yield f"Published agents, with budgets and rules of their own: {', '.join(published[:_MAX_TOLD])}."
 
 
 def _in_words(estimate: Estimate) -> str:
