@@ -110,7 +110,7 @@ def test_runs_without_an_evaluation_at_these_frames_or_so_early_are_named(tmp_pa
     late = write_run(tmp_path, "late", 0, [(80_000, 1.0)], frames_per_second=100)
     at_frames = compared(tmp_path, at_frames=40_000)
     assert f"Left out, no evaluation after the frames that were asked for: {late}." in at_frames.warnings
-    assert f"Left out, at equal hours, evaluated only later: {late}." in compared(tmp_path).warnings
+    assert f"Left out, no evaluation within the equal hours: {late}." in compared(tmp_path).warnings
 
 
 def test_equal_hours_take_the_last_evaluation_within_the_hours_of_the_fastest(tmp_path: Path) -> None:
@@ -131,6 +131,12 @@ def test_training_returns_and_evaluation_scores_stand_apart(tmp_path: Path) -> N
     assert [c.label for c in comparison.evaluation.contenders] == ["dqn", "dqn_nature_2015"]
     assert [c.label for c in comparison.training.contenders] == ["dqn", "cleanrl_dqn_10M"]
     assert contender(comparison.training, "dqn").cells["Pong"].score == -7.0
+
+
+def test_a_run_without_training_returns_beside_others_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], returns=[(40_000, -7.0)])
+    without = write_run(tmp_path, "dqn", 1, [(40_000, 5.0)])
+    assert f"Left out, no training return at the frames of the evaluation: {without}." in compared(tmp_path).warnings
 
 
 def test_other_protocols_are_refused_field_by_field(tmp_path: Path) -> None:
@@ -204,6 +210,14 @@ def test_a_published_agent_or_curve_without_any_of_the_games_is_named(tmp_path: 
     warnings = compared(tmp_path, references=["dqn_nature_2015"], curves=curves).warnings
     for name in ("dqn_nature_2015", "dopamine_dqn_cnn"):
         assert f"{name} has no score in any game of the runs: it is not shown." in warnings
+
+
+@pytest.mark.filterwarnings("default::rl_lab.errors.LabWarning")
+def test_a_curve_that_nothing_draws_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
+    assert main(["compare", str(tmp_path), "--reference", "dopamine_dqn_cnn"]) == 0
+    errors = capsys.readouterr().err
+    assert errors.startswith("rl-lab: --html and --plots draw dopamine_dqn_cnn; tables have columns for points of it")
 
 
 def test_a_game_without_human_scores_is_shown_raw(tmp_path: Path) -> None:

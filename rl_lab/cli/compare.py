@@ -7,13 +7,14 @@ of one file, --plots its pictures.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rl_lab.cli.main import Parser
-from rl_lab.errors import LabError, did_you_mean
+from rl_lab.errors import LabError, LabWarning, did_you_mean
 from rl_lab.report.comparison import Comparison, compare, mixtures
 from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
 from rl_lab.report.results import read_runs
@@ -68,6 +69,13 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     )
     if options.html is not None or options.plots is not None:
         _draw(comparison, html=options.html, plots=options.plots)
+    elif curves:
+        names = ", ".join(curve.name for curve in curves)
+        warnings.warn(
+            f"--html and --plots draw {names}; tables have columns for points of it, such as {curves[0].name}_200M",
+            LabWarning,
+            stacklevel=1,
+        )
     print(FORMATS[options.format](comparison))
     return 0
 

@@ -99,6 +99,7 @@ def compare(
     evaluation = stand(title, "evaluation", chosen)
     frames, hours = _equal_frames(chosen), _equal_hours(runs)
     within = [] if hours is None else _within_hours(runs, hours)
+    returns = _returns(chosen)
     return Comparison(
         table=table,
         runs=tuple(runs),
@@ -107,13 +108,18 @@ def compare(
         if frames is None
         else stand_at_equal(f"frames, {frames:,}", _after_frames(runs, frames), by_frames=True),
         at_hours=None if hours is None else stand_at_equal(f"hours of training, {hours:.2f}", within, by_frames=False),
-        training=stand("Training returns", "training", _returns(chosen)),
+        training=stand("Training returns", "training", returns),
         curves=tuple(curves),
         warnings=(
             *_warnings(runs, evaluation, table),
             *_left_out(without, "no evaluation yet"),
             *_left_out(_others(given, chosen), "no evaluation after the frames that were asked for"),
-            *([] if hours is None else _left_out(_others(runs, within), "at equal hours, evaluated only later")),
+            *(_left_out(_others(runs, within), "no evaluation within the equal hours") if within else ()),
+            *(
+                _left_out(_others(runs, returns), "no training return at the frames of the evaluation")
+                if returns
+                else ()
+            ),
             *(
                 f"{name} has no score in any game of the runs: it is not shown."
                 for name, scored in (*((r.name, r.scores) for r in references), *((c.name, c.games) for c in curves))
