@@ -15,6 +15,7 @@ from rl_lab.report.comparison import Comparison, compare, mixtures
 from rl_lab.report.results import read_runs
 from rl_lab.report.standings import Contender, Standing
 from rl_lab.report.summary import summary
+from rl_lab.report.tables import contenders_table
 from rl_lab.scores import curve, reference, score_table
 from tests.report_runs import write_run
 
@@ -90,10 +91,12 @@ def test_agents_of_other_budgets_are_tested_at_equal_frames_only(tmp_path: Path)
     assert not any("80,000" in sentence or "better" in sentence for sentence in summary(comparison))
 
 
-def test_the_most_is_said_of_runs_of_one_budget_and_one_protocol_only(tmp_path: Path) -> None:
+def test_the_most_is_said_of_one_alone_among_runs_of_one_budget(tmp_path: Path) -> None:
     write_run(tmp_path, "dqn", 0, [(40_000, 1.0)])
     write_run(tmp_path, "sb3", 0, [(40_000, 2.0)])
     assert any("sb3 has 0.643" in sentence and "the most" in sentence for sentence in summary(compared(tmp_path)))
+    write_run(tmp_path, "equal", 0, [(40_000, 2.0)])
+    assert not any("the most" in sentence for sentence in summary(compared(tmp_path)))
     write_run(tmp_path, "other", 0, [(50_000, 3.0)])
     assert not any("the most" in sentence for sentence in summary(compared(tmp_path)))
 
@@ -111,6 +114,13 @@ def test_runs_without_an_evaluation_at_these_frames_or_so_early_are_named(tmp_pa
     at_frames = compared(tmp_path, at_frames=40_000)
     assert f"Left out, no evaluation after the frames that were asked for: {late}." in at_frames.warnings
     assert f"Left out, no evaluation within the equal hours: {late}." in compared(tmp_path).warnings
+
+
+def test_hours_are_a_range_where_runs_differ(tmp_path: Path) -> None:
+    for seed, speed in enumerate((100, 100, 50)):
+        write_run(tmp_path, "dqn", seed, [(36_000, 1.0)], frames_per_second=speed)
+        hours = contenders_table(compared(tmp_path)).rows[0][5]
+        assert hours == ("0.10" if seed < 2 else "0.10 to 0.20")
 
 
 def test_equal_hours_take_the_last_evaluation_within_the_hours_of_the_fastest(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure as Drawing
 
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
@@ -66,6 +67,18 @@ def test_only_several_seeds_have_a_band_and_it_holds_their_mean(all_figures: dic
     assert bands["dqn"] is not None
     assert (bands["dqn"].low < [4.1, 8.1, 11.1]).all()
     assert (bands["dqn"].high > [4.1, 8.1, 11.1]).all()
+
+
+def test_the_interval_of_a_single_point_is_drawn(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_scores(tmp_path, "Pong", "dqn", seed, [seed], frames=[4])
+    panel = chart(drawn(tmp_path)["learning-Pong"])
+    without = dataclasses.replace(panel, lines=tuple(dataclasses.replace(line, band=None) for line in panel.lines))
+    axes = [Drawing().add_subplot() for _ in range(2)]
+    for one, its_axes in zip((panel, without), axes, strict=True):
+        one.draw(its_axes, is_first=True)
+    assert [len(its_axes.collections) for its_axes in axes] == [1, 0]
+    assert axes[0].collections[0].get_datalim(axes[0].transData).height == 1
 
 
 def test_a_curve_stands_only_at_frames_that_all_seeds_have(tmp_path: Path) -> None:

@@ -136,7 +136,9 @@ def _aggregates(name: str, standing: Standing, comparison: Comparison, styles: M
     """A panel a statistic, a row a contender, as rliable draws them."""
     leading = _leading(standing.aggregates, MAX_ROWS)
     panels = []
-    statistics_shown = STATISTIC_NAMES if len(standing.common_games) > 1 else {"mean": "mean"}  # all one, of one game
+    statistics_shown = (
+        STATISTIC_NAMES if len(standing.common_games) > 1 else {"mean": "mean"}
+    )  # of one game, nearly all one
     for statistic, title in statistics_shown.items():
         rows = tuple(Row(a.label, styles[a.label], a.estimates.get(statistic)) for a in leading)
         if any(row.estimate is not None for row in rows):

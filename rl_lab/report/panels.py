@@ -163,7 +163,9 @@ def _draw_line(axes: Axes, line: Line) -> Legend:
         markersize=3.2,
         markevery=max(1, -(-len(line.x) // _MARKERS_A_LINE)),
     )
-    if line.band is not None:
+    if line.band is not None and len(line.x) == 1:  # which has no area to shade
+        axes.vlines(line.x, *line.band, color=colour, alpha=0.45, linewidth=4)
+    elif line.band is not None:
         axes.fill_between(line.x, *line.band, color=colour, alpha=0.2, linewidth=0)
     return [(drawn, short(line.label))]
 

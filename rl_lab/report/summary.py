@@ -45,9 +45,10 @@ def _leader(standing: Standing) -> Iterator[str]:
         return
     ours = [contender.label for contender in alike]
     label = max(ours, key=lambda name: values[name].value)
+    leads = sum(values[name].value == values[label].value for name in ours) == 1 < len(ours)
     yield (
         f"Human-normalized, as the interquartile mean of game means (0 is random play, 1 the human tester): {label} "
-        f"has {_in_words(values[label])}{', the most of the runs' if len(ours) > 1 else ''}."
+        f"has {_in_words(values[label])}{', the most of the runs' if leads else ''}."
     )
     published = [f"{name} {value.value:.3f}" for name, value in values.items() if name not in ours]
     if published:

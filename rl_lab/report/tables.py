@@ -148,7 +148,7 @@ def _contender_row(contender: Contender) -> tuple[str, ...]:
         str(len(contender.cells)),
         seeds,
         _range([episodes for cell in cells for episodes in cell.episodes]),
-        f"{min(hours):.2f} to {max(hours):.2f}" if hours else "-",
+        _range(hours, digits=2),
         "its own" if contender.reference else contender.protocol,
     )
 
@@ -169,8 +169,9 @@ def _estimate(estimate: Estimate | None, digits: int = 3) -> str:
     return f"{estimate.value:.{digits}f}{between}"
 
 
-def _range(numbers: Sequence[int]) -> str:
+def _range(numbers: Sequence[float], digits: int = 0) -> str:
     """The number, or the lowest and the highest."""
     if not numbers:
         return "-"
-    return f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
+    low, high = (f"{choose(numbers):.{digits}f}" for choose in (min, max))
+    return low if low == high else f"{low} to {high}"
