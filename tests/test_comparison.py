@@ -187,6 +187,16 @@ def test_mixed_shows_them_marked(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "probability of improvement" not in shown  # other rules: neither is called better
 
 
+def test_other_settings_under_one_name_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "a", "dqn", seed, [(40_000, 1.0)])
+        write_run(tmp_path / "b", "dqn", seed, [(40_000, 5.0)], learning_rate=0.2)
+    comparison = compared(tmp_path)
+    scores = {c.label: c.cells["Pong"].scores for c in comparison.evaluation.contenders}
+    assert scores == {"dqn, agent.learning_rate 0.1": (1.0, 1.0), "dqn, agent.learning_rate 0.2": (5.0, 5.0)}
+    assert comparison.warnings == ("Do not compare: dqn: settings under one name (agent.learning_rate).",)
+
+
 def test_aggregates_are_over_the_games_that_all_have(tmp_path: Path) -> None:
     for game in ("Pong", "Krull"):
         write_run(tmp_path, "both", 0, [(40_000, 5.0)], game=game)

@@ -141,7 +141,7 @@ def mixtures(runs: Sequence[Run]) -> list[str]:
         settings = _differing([run.settings for run in of_name], leave_out=("game",))
         if settings:
             found.append(f"{name}: settings under one name ({', '.join(settings)})")
-    for (game, name, _), same in _grouped(runs, lambda run: (run.game, run.experiment, run.fingerprint)):
+    for (game, name, *_), same in _grouped(runs, lambda run: (run.game, run.experiment, run.fingerprint, _setup(run))):
         seeds = sorted(run.seed for run in same)
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
         if twice:
@@ -165,6 +165,11 @@ def _differing(tables: Sequence[Mapping[str, object]], leave_out: Sequence[str])
     """The keys whose values are not the same in all."""
     keys = sorted({key for table in tables for key in table} - set(leave_out))
     return [key for key in keys if len({repr(table.get(key)) for table in tables}) > 1]
+
+
+def _setup(run: Run) -> str:
+    """The same for all runs of the same settings, whatever their game."""
+    return repr(sorted((key, repr(value)) for key, value in run.settings.items() if key != "game"))
 
 
 def _grouped(runs: Iterable[_Item], key: Callable[[_Item], _Key]) -> list[tuple[_Key, list[_Item]]]:
@@ -216,9 +221,12 @@ def _returns(chosen: _Chosen) -> _Chosen:
 
 
 def _contenders(chosen: _Chosen, rng: np.random.Generator, *, by_frames: bool = True) -> Iterator[Contender]:
-    """One for each experiment, protocol and, if asked for, budget."""
-    groups = _grouped(chosen, lambda item: (item[0].experiment, item[0].fingerprint, by_frames and item[1].frames))
-    for (name, fingerprint, frames), members in groups:
+    """One for each experiment, its settings, protocol and, if asked for, budget."""
+    groups = _grouped(
+        chosen,
+        lambda item: (item[0].experiment, item[0].fingerprint, by_frames and item[1].frames, _setup(item[0])),
+    )
+    for (name, fingerprint, frames, _), members in groups:
         rivals = [key for key, _ in groups if key[0] == name]
         protocol = members[0][0].protocol
         parts = [name]
@@ -226,6 +234,8 @@ def _contenders(chosen: _Chosen, rng: np.random.Generator, *, by_frames: bool = 
             parts.append(f"{protocol} {fingerprint}")
         if len({rival[2] for rival in rivals}) > 1:
             parts.append(f"{frames:,} frames")
+        varied = _differing([run.settings for run, _ in chosen if run.experiment == name], leave_out=("game",))
+        parts += [f"{key} {members[0][0].settings.get(key, 'unset')}" for key in varied]
         cells = {game: _cell(of_game, rng) for game, of_game in _grouped(members, lambda item: item[0].game)}
         yield Contender(", ".join(parts), frames or None, protocol, cells, fingerprint)
 
