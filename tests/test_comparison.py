@@ -270,6 +270,7 @@ def test_published_means_have_no_interval_and_published_runs_have_one(tmp_path: 
     assert estimates["atari100k_der_paper"]["mean"].interval is None
     assert estimates["atari100k_iris"]["mean"].interval is not None
     assert [(pair.first, pair.second) for pair in comparison.evaluation.pairs] == [("dqn", "atari100k_iris")]
+    assert any("other budgets and rules may be the reason" in sentence for sentence in summary(comparison))
 
 
 def test_a_folder_that_only_looks_like_a_run_is_named(tmp_path: Path) -> None:

@@ -150,6 +150,12 @@ class Standing:
     aggregates: tuple[Aggregate, ...]
     pairs: tuple[Pair, ...]
 
+    @property
+    def tests_published(self) -> bool:
+        """Whether one of a pair is a published agent."""
+        published = {contender.label for contender in self.contenders if contender.reference is not None}
+        return any({pair.first, pair.second} & published for pair in self.pairs)
+
 
 def standing(
     title: str, kind: Kind, contenders: Iterable[Contender], table: ScoreTable, rng: np.random.Generator

@@ -27,8 +27,7 @@ def summary(comparison: Comparison) -> Iterator[str]:
     yield from _leader(standing)
     told = [_verdict(pair) for pair in standing.pairs]
     yield from told[:_MAX_TOLD]
-    published = {contender.label for contender in standing.contenders if contender.reference}
-    if any(published & {pair.first, pair.second} for pair in standing.pairs):
+    if standing.tests_published:
         yield "Where one of two is published, other budgets and rules may be the reason."
     if len(told) > _MAX_TOLD:
         yield f"{len(told) - _MAX_TOLD} more pairs are in the table of the probability of improvement."

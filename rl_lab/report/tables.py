@@ -112,7 +112,6 @@ def aggregates_table(standing: Standing, table: ScoreTable) -> Table:
 
 def pairs_table(standing: Standing) -> Table:
     """Which of two is better, and whether the seeds can tell."""
-    beside = any(contender.reference for contender in standing.contenders)
     return Table(
         f"{standing.title}: probability of improvement",
         ("A", "B", "P(A > B)", "p", "games", "in words"),
@@ -131,7 +130,10 @@ def pairs_table(standing: Standing) -> Table:
             "P(A > B): that a run of A scores more than a run of B in the same game, mean over games [95 % interval]",
             f"p: of a permutation test of that; more than {SIGNIFICANCE:g} is called chance. Pairs are tested one by "
             "one: of twenty pairs of equals, one is called different",
-            *(["published agents have budgets and rules of their own, which a difference may be due to"] * beside),
+            *(
+                ["published agents have budgets and rules of their own, which a difference may be due to"]
+                * standing.tests_published
+            ),
         ),
     )
 
