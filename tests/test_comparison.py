@@ -193,7 +193,7 @@ def test_other_settings_under_one_name_stand_in_columns_of_their_own(tmp_path: P
         write_run(tmp_path / "b", "dqn", seed, [(40_000, 5.0)], learning_rate=0.2)
     comparison = compared(tmp_path)
     scores = {c.label: c.cells["Pong"].scores for c in comparison.evaluation.contenders}
-    assert scores == {"dqn, agent.learning_rate 0.1": (1.0, 1.0), "dqn, agent.learning_rate 0.2": (5.0, 5.0)}
+    assert scores == {"dqn, learning_rate 0.1": (1.0, 1.0), "dqn, learning_rate 0.2": (5.0, 5.0)}
     assert comparison.warnings == ("Do not compare: dqn: settings under one name (agent.learning_rate).",)
 
 

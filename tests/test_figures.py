@@ -15,7 +15,7 @@ from rl_lab.cli.main import main
 from rl_lab.errors import LabError
 from rl_lab.report.figures import Figure, figures
 from rl_lab.report.output import require_writable_file, write_file
-from rl_lab.report.panels import Chart, Forest
+from rl_lab.report.panels import Chart, Forest, short
 from rl_lab.report.pictures import inline_svg, png, svg
 from rl_lab.scores import GameCurve, Reference, ReferenceCurve, curve, reference
 from tests.report_examples import FRAMES, comparison_of, write_experiments, write_scores
@@ -79,6 +79,17 @@ def test_the_interval_of_a_single_point_is_drawn(tmp_path: Path) -> None:
         one.draw(its_axes, is_first=True)
     assert [len(its_axes.collections) for its_axes in axes] == [1, 0]
     assert axes[0].collections[0].get_datalim(axes[0].transData).height == 1
+
+
+def test_both_names_of_a_pair_are_seen_however_long(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        for seed in range(2):
+            write_scores(tmp_path, "Pong", name + "x" * 90, seed, [1], frames=[4])
+    panel = drawn(tmp_path)["improvement"].panels[0]
+    assert isinstance(panel, Forest)
+    (row,) = panel.rows
+    assert short(row.label) == row.label
+    assert [name[:5] for name in row.label.split(" > ")] == ["first", "secon"]
 
 
 def test_a_curve_stands_only_at_frames_that_all_seeds_have(tmp_path: Path) -> None:

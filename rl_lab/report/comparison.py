@@ -235,7 +235,7 @@ def _contenders(chosen: _Chosen, rng: np.random.Generator, *, by_frames: bool = 
         if len({rival[2] for rival in rivals}) > 1:
             parts.append(f"{frames:,} frames")
         varied = _differing([run.settings for run, _ in chosen if run.experiment == name], leave_out=("game",))
-        parts += [f"{key} {members[0][0].settings.get(key, 'unset')}" for key in varied]
+        parts += [f"{key.removeprefix('agent.')} {members[0][0].settings.get(key, 'unset')}" for key in varied]
         cells = {game: _cell(of_game, rng) for game, of_game in _grouped(members, lambda item: item[0].game)}
         yield Contender(", ".join(parts), frames or None, protocol, cells, fingerprint)
 

@@ -23,7 +23,7 @@ from rl_lab.report.learning import (
     progress_charts,
     training_chart,
 )
-from rl_lab.report.panels import Chart, Forest, Line, Panel, Row
+from rl_lab.report.panels import Chart, Forest, Line, Panel, Row, versus
 from rl_lab.report.standings import Aggregate, Contender, Estimate, Standing, counted
 from rl_lab.report.tables import STATISTIC_NAMES, Table, aggregates_table, pairs_table
 
@@ -197,7 +197,7 @@ def _profile(name: str, standing: Standing, styles: Mapping[str, int], rng: np.r
 def _pairs(name: str, standing: Standing) -> Figure:
     """A row a pair of contenders with several seeds."""
     pairs = [pair for pair in standing.pairs if pair.p_value is not None][:MAX_ROWS]
-    rows = tuple(Row(f"{pair.first} > {pair.second}", 0, pair.probability) for pair in pairs)
+    rows = tuple(Row(versus(pair.first, pair.second), 0, pair.probability) for pair in pairs)
     forest = Forest("Probability of improvement", _rows_in_words(rows), "P(A > B)", rows, mark=0.5)
     return Figure(
         name,

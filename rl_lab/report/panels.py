@@ -30,11 +30,17 @@ _LONGEST_LABEL = 48
 Legend = Sequence[tuple["Artist", str]]
 
 
-def short(label: str) -> str:
+def short(label: str, longest: int = _LONGEST_LABEL) -> str:
     """The label as it fits into a picture, without its middle if it is long."""
     label = printable(label)
-    half = _LONGEST_LABEL // 2 - 1
-    return label if len(label) <= _LONGEST_LABEL else f"{label[:half]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
+    half = longest // 2 - 1
+    return label if len(label) <= longest else f"{label[:half]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
+
+
+def versus(first: str, second: str) -> str:
+    """Both labels as they fit into the place of one."""
+    half = (_LONGEST_LABEL - len(" > ")) // 2
+    return f"{short(first, half)} > {short(second, half)}"
 
 
 def magnitude(value: float) -> str:
