@@ -113,7 +113,7 @@ def test_runs_without_an_evaluation_at_these_frames_or_so_early_are_named(tmp_pa
     late = write_run(tmp_path, "late", 0, [(80_000, 1.0)], frames_per_second=100)
     at_frames = compared(tmp_path, at_frames=40_000)
     assert f"Left out, no evaluation after the frames that were asked for: {late}." in at_frames.warnings
-    assert f"Left out, no evaluation within the equal hours: {late}." in compared(tmp_path).warnings
+    assert f"Left out, no evaluation that is known to be within the equal hours: {late}." in compared(tmp_path).warnings
 
 
 def test_hours_are_a_range_where_runs_differ(tmp_path: Path) -> None:
@@ -133,6 +133,16 @@ def test_equal_hours_take_the_last_evaluation_within_the_hours_of_the_fastest(tm
     assert contender(comparison.at_hours, "slow").cells["Pong"].score == 1.0
     assert comparison.at_hours is not None
     assert comparison.at_hours.title.endswith("equal hours of training, 0.11")  # 80,000 frames at 200 a second
+
+
+def test_a_run_whose_hours_are_not_known_is_left_out_of_equal_hours_and_named(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 1.0)])
+    write_run(tmp_path, "sb3", 0, [(40_000, 1.0)])
+    unknown = write_run(tmp_path, "dqn", 1, [(40_000, 2.0)])
+    (unknown / "metrics.jsonl").unlink()
+    comparison = compared(tmp_path)
+    assert contender(comparison.at_hours, "dqn").cells["Pong"].scores == (1.0,)
+    assert f"Left out, no evaluation that is known to be within the equal hours: {unknown}." in comparison.warnings
 
 
 def test_training_returns_and_evaluation_scores_stand_apart(tmp_path: Path) -> None:

@@ -114,12 +114,8 @@ def compare(
             *_warnings(runs, evaluation, table),
             *_left_out(without, "no evaluation yet"),
             *_left_out(_others(given, chosen), "no evaluation after the frames that were asked for"),
-            *(_left_out(_others(runs, within), "no evaluation within the equal hours") if within else ()),
-            *(
-                _left_out(_others(runs, returns), "no training return at the frames of the evaluation")
-                if returns
-                else ()
-            ),
+            *_left_out(_others(runs, within), "no evaluation that is known to be within the equal hours"),
+            *_left_out(_others(runs, returns), "no training return at the frames of the evaluation"),
             *(
                 f"{name} has no score in any game of the runs: it is not shown."
                 for name, scored in (*((r.name, r.scores) for r in references), *((c.name, c.games) for c in curves))
@@ -201,14 +197,14 @@ def _equal_frames(chosen: _Chosen) -> int | None:
 
 
 def _equal_hours(runs: Sequence[Run]) -> float | None:
-    """The hours that all runs of several experiments were trained for at least; None where they are not known."""
+    """The hours that runs of several experiments were trained for at least; None where they are known of none."""
     hours = [run.evaluations[-1].hours for run in runs]
     known = [of_run for of_run in hours if of_run is not None]
-    return min(known) if len(known) == len(runs) and len({run.experiment for run in runs}) > 1 else None
+    return min(known) if known and len({run.experiment for run in runs}) > 1 else None
 
 
 def _within_hours(runs: Sequence[Run], hours: float) -> _Chosen:
-    """The last evaluations within so many hours of training; a run whose first one came later has none."""
+    """The last evaluations within so many hours of training; none of a run whose first came later."""
     within = (
         (run, [point for point in run.evaluations if point.hours is not None and point.hours <= hours]) for run in runs
     )
@@ -254,9 +250,9 @@ def _cell(chosen: _Chosen, rng: np.random.Generator) -> Cell:
 
 
 def _others(runs: Sequence[Run], chosen: _Chosen) -> list[Path]:
-    """Those of which nothing was chosen."""
+    """Those of which nothing was chosen, if of any there was something."""
     kept = {run.directory for run, _ in chosen}
-    return [run.directory for run in runs if run.directory not in kept]
+    return [run.directory for run in runs if kept and run.directory not in kept]
 
 
 def _left_out(directories: Sequence[Path], reason: str) -> Iterator[str]:
