@@ -11,7 +11,8 @@ import pytest
 from rl_lab.atari import named_protocol
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
-from rl_lab.report.comparison import Comparison, compare, mixtures
+from rl_lab.report.cautions import mixtures
+from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.results import read_runs
 from rl_lab.report.standings import Contender, Standing
 from rl_lab.report.summary import summary

@@ -15,7 +15,8 @@ import numpy as np
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, LabWarning, did_you_mean
-from rl_lab.report.comparison import Comparison, compare, mixtures
+from rl_lab.report.cautions import mixtures
+from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
 from rl_lab.report.results import read_runs
 from rl_lab.report.text import FORMATS
