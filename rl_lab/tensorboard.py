@@ -194,8 +194,12 @@ def planned_frames(runs: Path) -> dict[str, int]:
 
 
 def link_runs(runs: Path, logdir: Path) -> None:
-    """Show what is in `runs` in `logdir`, which serves references too; call again for games that came later."""
-    for entry in runs.resolve().glob("*"):
+    """Show the folders of `runs`, or the one run that it is, in `logdir`, which serves references too.
+
+    Call again for games that came later.
+    """
+    root = runs.resolve()
+    for entry in [root] if (root / "config.toml").is_file() else filter(Path.is_dir, root.glob("*")):
         link = logdir / entry.name
         if not link.is_symlink() and entry.name not in (REFERENCES, RECORDS):
             link.symlink_to(entry)

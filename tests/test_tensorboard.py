@@ -25,7 +25,16 @@ from PIL.GifImagePlugin import GifImageFile
 
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
-from rl_lab.events import BY_TIME, EvaluationPoint, EventWriter, Kept, game_tag, hyperparameters
+from rl_lab.events import (
+    BY_TIME,
+    NORMALIZED_BY_TIME_TAG,
+    EvaluationPoint,
+    EventFile,
+    EventWriter,
+    Kept,
+    game_tag,
+    hyperparameters,
+)
 from rl_lab.records import read_evaluations, read_metrics
 from rl_lab.scores import reference, score_table
 from rl_lab.tensorboard import Server, link_runs, overview, planned_frames, record_runs, reference_runs
@@ -273,6 +282,25 @@ def test_published_records_are_shown_though_they_have_no_event_files(tmp_path: P
         point["frames"]: point["train/loss"] for point in read_metrics(published / run) if "train/loss" in point
     }
     assert scalars(tmp_path / run, "train/loss") == pytest.approx(training)
+
+
+def test_a_single_run_is_served_under_its_own_name(tmp_path: Path) -> None:
+    run, logdir = tmp_path / "Pong/dqn/seed-0", tmp_path / "logdir"
+    write_run(run, [evaluation_at(4_000, 1.0)])
+    overview(run, logdir)
+    link_runs(run, logdir)
+    link_runs(run, logdir)
+    assert scalars(logdir / "seed-0", "eval/mean_reward") == {4_000: 1.0}
+    assert scalars(logdir / "seed-0" / BY_TIME, NORMALIZED_BY_TIME_TAG) == pytest.approx({4: 0.1})
+
+
+def test_files_beside_the_runs_are_not_shown(tmp_path: Path) -> None:
+    runs, logdir = tmp_path / "runs", tmp_path / "logdir"
+    write_run(runs / "Pong/dqn/seed-0", [])
+    EventFile(runs).close()
+    overview(runs, logdir)
+    link_runs(runs, logdir)
+    assert [path.name for path in logdir.iterdir() if path.is_symlink()] == ["Pong"]
 
 
 def test_new_points_and_new_games_appear_in_a_running_server_and_a_resume_breaks_no_curve(tmp_path: Path) -> None:
