@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_lab.errors import LabError
-from rl_lab.records import read_evaluations, read_metrics, training_seconds
+from rl_lab.records import MAX_FRAMES, read_evaluations, read_metrics, training_seconds
 from rl_lab.scores import DEFAULT_TABLE, score_table
 from rl_lab.storage import RecordFile
 
@@ -45,7 +45,6 @@ _CHART_TITLES = {
 }
 _MAX_SECONDS = 1e10
 """Three centuries: more than a run can have taken."""
-_MAX_FRAMES = 1 << 62
 _HISTOGRAM_BINS = 30  # as many as TensorBoard shows
 
 Hyperparameters = Mapping[str, str | int | float | bool]
@@ -123,7 +122,7 @@ def evaluation_points(directory: Path, game: str) -> list[EvaluationPoint]:
 
 
 def _plausible(frames: int, path: Path) -> int:
-    if not 0 <= frames < _MAX_FRAMES:
+    if not 0 <= frames < MAX_FRAMES:
         raise LabError(f"{path} is no record of a run: no run has {frames} frames")
     return frames
 

@@ -21,6 +21,10 @@ State = Literal["running", "finished", "interrupted", "failed"]
 Writer = Literal["alive", "gone", "of an earlier boot", "on another machine"]
 """What became of the process that writes a run; on another machine that cannot be known."""
 
+MAX_FRAMES = 1 << 62
+"""More than a run can have; TensorBoard's steps have 63 bits."""
+
+_HYPERPARAMETER_TYPES = (str, int, float, bool)
 _CONFIG_KEYS = {"name": str, "game": str, "seed": int, "total_steps": int, "protocol": dict, "agent": dict}
 _METRICS_KEYS = {"frames": int, "time/fps": float}
 _EPISODE_KEYS = {"score": float, "length_frames": int}
@@ -174,7 +178,16 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The run's config.toml as plain tables; LabError where it is none. Agents and protocols are not looked up."""
     path = directory / "config.toml"
     config = _with_keys(read_toml(path), _CONFIG_KEYS, path)
-    _with_keys(config["protocol"], {"frame_skip": int}, path)
+    frame_skip = _with_keys(config["protocol"], {"frame_skip": int}, path)["frame_skip"]
+    if not 0 <= config["total_steps"] * frame_skip < MAX_FRAMES:
+        raise LabError(f"{path} is no record of a run: no run has {config['total_steps']} steps of {frame_skip} frames")
+    typed(config.get("num_games", 1), int, f"{path} is no record of a run: num_games")
+    for name, value in config["agent"].items():
+        if type(value) not in _HYPERPARAMETER_TYPES:
+            raise LabError(
+                f"{path} is no record of a run: agent.{name} is {repr(value)[:200]}; allowed is a string, a number, or "
+                "true or false"
+            )
     return config
 
 

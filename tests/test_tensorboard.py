@@ -382,6 +382,27 @@ def test_frames_of_a_game_are_those_of_its_longest_run(tmp_path: Path) -> None:
     assert planned_frames(tmp_path) == {"Pong": 2_800}
 
 
+@pytest.mark.parametrize(
+    ("line", "damaged", "message"),
+    [
+        ("learning_rate = 0.00025", "learning_rate = [1]", "agent.learning_rate is [1]; allowed is a string, a number"),
+        ("learning_rate = 0.00025", "learning_rate = 1979-05-27", "agent.learning_rate is datetime.date"),
+        ("seed = 0", "seed = 0\nnum_games = [1]", "num_games is [1]; allowed is an integer"),
+        ("total_steps = 2500", "total_steps = 2305843009213693952", "no run has 2305843009213693952 steps of 4 frames"),
+        ("total_steps = 2500", "total_steps = -1", "no run has -1 steps of 4 frames"),
+    ],
+)
+def test_a_config_that_tensorboard_cannot_show_is_one_line(
+    line: str, damaged: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = CONFIG.format(game="Pong", total_steps=2_500, agent=AGENTS["dqn"])
+    (tmp_path / "config.toml").write_text(config.replace(line, damaged))
+    (tmp_path / "status.json").write_text("{}")
+    assert main(["tensorboard", str(tmp_path), "--reference", "dqn_nature_2015"]) == LabError.exit_status
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f"config.toml is no record of a run: {message}" in error
+
+
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_folder_without_runs_is_one_line_with_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str
