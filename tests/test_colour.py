@@ -50,8 +50,8 @@ def test_agent_plays_as_in_the_vector_environment_and_the_viewer_sees_its_screen
     score, ends = 0.0, 0
     for action in np.random.default_rng(1).integers(env.num_actions, size=400):
         expected, played = env.step(np.array([action, 0])), colour.step(int(action))
-        for field, theirs, ours in zip(expected._fields, expected, played.step, strict=True):
-            assert np.array_equal(ours, theirs[:1]), field
+        for field in expected._fields:
+            assert np.array_equal(getattr(played.step, field), getattr(expected, field)[:1]), field
         score += float(expected.rewards[0])
         assert played.score == score
         if expected.episode_ends[0]:
