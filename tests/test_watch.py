@@ -65,9 +65,10 @@ def in_an_empty_folder_without_a_screen(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("watch absent", "absent is no run and no checkpoint"),
         ("watch EMPTY", "no checkpoint"),
-        ("watch RUN --speed 0", "speed is 0.0; allowed is any number above 0"),
-        ("watch RUN --speed nan", "speed is nan; allowed is any number above 0"),
-        ("watch RUN --speed inf", "speed is inf; allowed is any number above 0"),
+        ("watch RUN --speed 0", "speed is 0.0; allowed is 0.01 to 1000"),
+        ("watch RUN --speed 1e-300", "speed is 1e-300; allowed is 0.01 to 1000"),
+        ("watch RUN --speed nan", "speed is nan; allowed is 0.01 to 1000"),
+        ("watch RUN --speed inf", "speed is inf; allowed is 0.01 to 1000"),
         ("watch RUN --episodes 0", "episodes are 0; allowed is 1 or more"),
         ("watch UNIFORM --saliency", "this agent gives no values of its actions, which --saliency"),
         ("watch RUN", "there is no terminal to play in: the output goes to a file or a pipe"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import signal
 import sys
 import warnings
@@ -25,6 +24,9 @@ from rl_lab.errors import LabError, LabWarning
 from rl_lab.viewing import Pace, Viewer, play
 from rl_lab.viewing.terminal import Terminal
 
+_SLOWEST, _FASTEST = 0.01, 1_000
+"""Times real time. A window takes no key between two frames: at the slowest, for two seconds."""
+
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab watch`."""
@@ -34,8 +36,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=int, metavar="INTEGER", help="full games (default: without end)")
     options = parser.parse_all(arguments)
     check_stage(options)
-    if not 0 < options.speed < math.inf:
-        raise LabError(f"speed is {options.speed}; allowed is any number above 0")
+    if not _SLOWEST <= options.speed <= _FASTEST:
+        raise LabError(f"speed is {options.speed}; allowed is {_SLOWEST} to {_FASTEST}")
     # A terminal is given back as it was after SIGTERM too; a script's background jobs start with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
