@@ -81,6 +81,8 @@ class Outcome:
     """The signal that stopped the run; 0 if it finished."""
     resume_command: str
     """What to type to go on."""
+    evaluate_command: str
+    """What to type to play more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +159,17 @@ def resume_experiment(
 
 def _resume_command(directory: Path, config: ExperimentConfig) -> str:
     """What to type to go on with a run."""
+    return f"rl-lab train --resume {shlex.quote(str(directory))}{_agent_flag(config)}"
+
+
+def _evaluate_command(directory: Path, config: ExperimentConfig) -> str:
+    """What to type to play more with a run's agent."""
+    return f"rl-lab evaluate {shlex.quote(str(directory))}{_agent_flag(config)} --episodes 100"
+
+
+def _agent_flag(config: ExperimentConfig) -> str:
     name = config.agent.name
-    own_file = f" --agent {shlex.quote(name)}" if name.endswith(".py") else ""
-    return f"rl-lab train --resume {shlex.quote(str(directory))}{own_file}"
+    return f" --agent {shlex.quote(name)}" if name.endswith(".py") else ""
 
 
 class _Loop:
@@ -221,7 +231,13 @@ class _Loop:
         saved_steps = self._position.steps
         lost_steps = max(self._played_steps - saved_steps, 0)
         return Outcome(
-            self._run.directory, self._evaluation, saved_steps, lost_steps, self._stop_signal, self._resume_command
+            self._run.directory,
+            self._evaluation,
+            saved_steps,
+            lost_steps,
+            self._stop_signal,
+            self._resume_command,
+            _evaluate_command(self._run.directory, self._config),
         )
 
     def _iterate(self) -> None:

@@ -132,5 +132,5 @@ def _print_outcome(outcome: Outcome, watched: Path) -> int:
     if outcome.evaluation is not None:
         print(f"{outcome.run}: {evaluation_line(outcome.evaluation)}")
         print(f"watch it:   rl-lab tensorboard {watched}")
-        print(f"play more:  rl-lab evaluate {outcome.run} --episodes 100")
+        print(f"play more:  {outcome.evaluate_command}")
     return ResumableError.exit_status if outcome.stop_signal else 0
