@@ -6,6 +6,7 @@ import ctypes
 import functools
 import os
 import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -28,6 +29,15 @@ _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+
+
+def end_by_keyboard_interrupt() -> None:
+    """Let the signals that end a command be Ctrl-C, so that what it opened is closed.
+
+    Service managers stop with SIGTERM, and a script's background jobs start with SIGINT ignored.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def host_name() -> str:

@@ -142,13 +142,14 @@ def test_an_existing_file_is_kept_unless_it_may_be_overwritten(run: Path, capsys
     assert len(decoded(out)) == 12
 
 
-def test_an_interrupt_leaves_the_old_video(run: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_old_video(number: signal.Signals, run: Path) -> None:
     Path("play.mp4").write_text("precious")
     command = ["video", run, "--episodes", 1000, "--out", "play.mp4", "--overwrite", "--threads", 1]
     with started(*RL_LAB, *command) as process:
         part = Path(".play.part.mp4")
         wait_until(lambda: part.exists() and part.stat().st_size > 0, process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         status, output, errors = ended(process)
     assert (status, output, errors) == (130, "", "")
     assert os.listdir() == ["play.mp4"]

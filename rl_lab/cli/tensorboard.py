@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import signal
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import NoReturn
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabWarning
+from rl_lab.system import end_by_keyboard_interrupt
 from rl_lab.tensorboard import (
     RECORDS,
     REFERENCES,
@@ -65,9 +65,7 @@ def _serve(options: argparse.Namespace) -> NoReturn:
             stacklevel=1,
         )
     frames = planned_frames(options.runs)
-    # Service managers stop with SIGTERM, and a script's background jobs start with SIGINT ignored: both are Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_by_keyboard_interrupt()
     with tempfile.TemporaryDirectory(prefix="rl-lab-tensorboard-") as folder:
         logdir = Path(folder)
         references = reference_runs(logdir / REFERENCES, options.reference, frames)

@@ -17,6 +17,7 @@ from rl_lab.atari import FRAMES_PER_SECOND
 from rl_lab.cli.main import Parser
 from rl_lab.cli.stage import Stage, add_stage, check_stage, set_stage
 from rl_lab.errors import LabError
+from rl_lab.system import end_by_keyboard_interrupt
 from rl_lab.viewing import play
 from rl_lab.viewing.video import ENCODERS, VideoFile, check_output
 
@@ -35,6 +36,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     if options.max_seconds is not None and not options.max_seconds > 0:
         raise LabError(f"max-seconds is {options.max_seconds}; allowed is anything above 0")
     check_output(options.out, overwrite=options.overwrite)
+    end_by_keyboard_interrupt()
     stage = set_stage(options)
     comment = f"{', '.join(stage.caption)}, evaluation seed {options.seed}"
     with VideoFile(options.out, frames_per_second=FRAMES_PER_SECOND, comment=comment) as video:

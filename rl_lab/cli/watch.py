@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rl_lab.atari import FRAMES_PER_SECOND
 from rl_lab.cli.main import Parser
 from rl_lab.cli.stage import Stage, add_stage, check_stage, set_stage
 from rl_lab.errors import LabError, LabWarning
+from rl_lab.system import end_by_keyboard_interrupt
 from rl_lab.viewing import Pace, Viewer, play
 from rl_lab.viewing.terminal import Terminal
 
@@ -38,9 +38,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     check_stage(options)
     if not _SLOWEST <= options.speed <= _FASTEST:
         raise LabError(f"speed is {options.speed}; allowed is {_SLOWEST} to {_FASTEST}")
-    # A terminal is given back as it was after SIGTERM too; a script's background jobs start with SIGINT ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_by_keyboard_interrupt()
     scores: list[float] = []
     with contextlib.suppress(KeyboardInterrupt):
         _watch(set_stage(options), options, scores)
