@@ -158,7 +158,9 @@ def test_frames_come_in_real_time(run: Path) -> None:
     seconds = time.monotonic() - begin
     terminal.press(b"\x03")
     assert terminal.end() == 0
-    assert seconds > 1.7  # 30 steps of 4 frames are 2 seconds; a busy machine takes longer
+    # 30 steps of 4 frames are 2 seconds; a busy machine takes longer. Less where this process comes to read late: some
+    # frames wait in the terminal, and a play that is a quarter of a second late catches up.
+    assert seconds > 1.4
 
 
 def test_without_tkinter_it_says_so_and_plays_in_the_terminal(run: Path, tmp_path: Path) -> None:
