@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before torch is imported. OpenMP's threads spin while they wait, which beside other busy processes takes minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A script's background jobs start with SIGINT ignored, and so would the tests that interrupt themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
