@@ -58,6 +58,12 @@ def test_every_flag_of_the_readme_exists(capsys: pytest.CaptureFixture[str]) -> 
             assert flag in known or flag == "--agent.learning-rte", (command, flag)
 
 
+def test_every_file_that_the_readme_links_exists() -> None:
+    linked = re.findall(r"\]\(([^):]+)\)", README)
+    assert "docs/dashboard.png" in linked
+    assert [name for name in linked if not (Path(__file__).parent.parent / name).is_file()] == []
+
+
 def test_every_config_that_the_readme_names_exists() -> None:
     named = set(re.findall(r"\b(?:dqn|sb3_dqn)/[a-z0-9_]+\b(?!\.)", README))
     assert named <= set(config_names())
