@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from rl_lab.networks import ValueHead
+from rl_lab.networks import DuelingHead, ValueHead
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -47,9 +47,13 @@ class MasterWeights:
 
 def _half_width(network: nn.Sequential) -> nn.Sequential:
     """The network with bf16 copies of all layers but the last."""
-    *torso, head = network
-    assert isinstance(head, ValueHead)
-    return nn.Sequential(*(copy.deepcopy(layer).to(torch.bfloat16) for layer in torso), head)
+    twin = copy.deepcopy(network)
+    *torso, _ = twin
+    for layer in torso:
+        layer.to(torch.bfloat16)
+    assert isinstance(network[-1], ValueHead | DuelingHead)
+    twin[-1] = network[-1]
+    return twin
 
 
 def _as_one_block(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -31,7 +31,7 @@ LAYERS = (
         "watchdog",
     },
     {"atari", "losses", "networks", "optimizers"},
-    {"replay", "weights", "tensors", "guards"},
+    {"replay", "weights", "values", "tensors", "guards"},
     {"agent", "events", "tensorboard"},
     {"experiment"},
     {"evaluation", "provenance"},

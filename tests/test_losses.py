@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from rl_lab.losses import double_q_learning_td_error, huber, q_learning_td_error, squared
+from rl_lab.losses import (
+    categorical_cross_entropy,
+    categorical_projection,
+    greedy_policy,
+    huber,
+    munchausen_reward,
+    quantile_huber,
+    soft_policy,
+    squared,
+    td_error,
+)
 
 # Three transitions of a game with two actions. The last one ends the return.
 Q_TM1 = torch.tensor([[1.0, 2.0], [3.0, -1.0], [0.5, 0.25]])
@@ -25,42 +38,53 @@ def gradient(values: Tensor, argument: Tensor) -> list[float] | list[list[float]
     return slopes
 
 
-def test_q_learning_td_error_is_the_one_worked_by_hand() -> None:
+def q_learning(q_tm1: Tensor, discount_t: Tensor = DISCOUNT_T, q_t: Tensor = Q_T) -> Tensor:
+    return td_error(q_tm1, A_TM1, R_T, discount_t, q_t, greedy_policy(q_t))
+
+
+def double_q_learning(discount_t: Tensor = DISCOUNT_T, selector: Tensor = SELECTOR) -> Tensor:
+    return td_error(Q_TM1, A_TM1, R_T, discount_t, Q_T, greedy_policy(selector))
+
+
+def test_td_error_of_q_learning_is_the_one_worked_by_hand() -> None:
     # 1 + 0.5 * 6 - 2;  -1 + 0.25 * 8 - 3;  2 + 0 * 200 - 0.25
-    assert q_learning_td_error(Q_TM1, A_TM1, R_T, DISCOUNT_T, Q_T).tolist() == [2.0, -2.0, 1.75]
+    assert q_learning(Q_TM1).tolist() == [2.0, -2.0, 1.75]
 
 
-def test_double_q_learning_td_error_is_the_one_worked_by_hand() -> None:
+def test_td_error_of_double_q_learning_is_the_one_worked_by_hand() -> None:
     # 1 + 0.5 * 4 - 2;  -1 + 0.25 * 2 - 3;  2 + 0 * 200 - 0.25
-    assert double_q_learning_td_error(Q_TM1, A_TM1, R_T, DISCOUNT_T, Q_T, SELECTOR).tolist() == [1.0, -3.5, 1.75]
+    assert double_q_learning().tolist() == [1.0, -3.5, 1.75]
+
+
+def test_td_error_under_a_mixed_policy_is_the_one_worked_by_hand() -> None:
+    policy = torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]])
+    # 1 + 0.5 * 5 - 2;  -1 + 0.25 * 3.5 - 3;  2 + 0 - 0.25
+    assert td_error(Q_TM1, A_TM1, R_T, DISCOUNT_T, Q_T, policy).tolist() == [1.5, -3.125, 1.75]
 
 
 def test_next_values_have_no_weight_after_termination() -> None:
-    terminated = torch.zeros(3)
     # 1 - 2;  -1 - 3;  2 - 0.25
-    assert q_learning_td_error(Q_TM1, A_TM1, R_T, terminated, Q_T).tolist() == [-1.0, -4.0, 1.75]
-    assert double_q_learning_td_error(Q_TM1, A_TM1, R_T, terminated, Q_T, SELECTOR).tolist() == [-1.0, -4.0, 1.75]
+    assert q_learning(Q_TM1, torch.zeros(3)).tolist() == [-1.0, -4.0, 1.75]
+    assert double_q_learning(torch.zeros(3)).tolist() == [-1.0, -4.0, 1.75]
 
 
 def test_double_q_learning_that_selects_by_the_target_values_is_q_learning() -> None:
-    double = double_q_learning_td_error(Q_TM1, A_TM1, R_T, DISCOUNT_T, Q_T, Q_T)
-    assert torch.equal(double, q_learning_td_error(Q_TM1, A_TM1, R_T, DISCOUNT_T, Q_T))
+    assert torch.equal(double_q_learning(selector=Q_T), q_learning(Q_TM1))
+    greatest = R_T + DISCOUNT_T * Q_T.max(dim=1).values
+    assert torch.equal(q_learning(Q_TM1), greatest - Q_TM1[range(3), A_TM1])
+
+
+def test_the_first_of_equal_actions_is_the_greedy_one() -> None:
+    assert greedy_policy(torch.tensor([[1.0, 3.0, 3.0]])).tolist() == [[0.0, 1.0, 0.0]]
 
 
 def test_td_error_falls_by_one_for_one_in_the_value_of_the_action_taken_only() -> None:
     q_tm1 = Q_TM1.clone().requires_grad_()
-    td_error = q_learning_td_error(q_tm1, A_TM1, R_T, DISCOUNT_T, Q_T)
-    assert gradient(td_error, q_tm1) == [[0.0, -1.0], [-1.0, 0.0], [0.0, -1.0]]
+    assert gradient(q_learning(q_tm1), q_tm1) == [[0.0, -1.0], [-1.0, 0.0], [0.0, -1.0]]
 
 
-def test_target_of_q_learning_carries_no_gradient() -> None:
-    q_t = Q_T.clone().requires_grad_()
-    assert not q_learning_td_error(Q_TM1, A_TM1, R_T, DISCOUNT_T, q_t).requires_grad
-
-
-def test_target_of_double_q_learning_carries_no_gradient() -> None:
-    q_t, selector = Q_T.clone().requires_grad_(), SELECTOR.clone().requires_grad_()
-    assert not double_q_learning_td_error(Q_TM1, A_TM1, R_T, DISCOUNT_T, q_t, selector).requires_grad
+def test_td_target_carries_no_gradient() -> None:
+    assert not q_learning(Q_TM1, q_t=Q_T.clone().requires_grad_()).requires_grad
 
 
 def test_squared_is_half_the_square() -> None:
@@ -86,12 +110,145 @@ def test_a_column_in_place_of_a_vector_is_refused(column: str) -> None:
     vectors = {"actions": A_TM1, "rewards": R_T, "discounts": DISCOUNT_T}
     vectors[column] = vectors[column].unsqueeze(1)  # (B, 1), which would broadcast to (B, B)
     with pytest.raises(AssertionError):
-        q_learning_td_error(Q_TM1, vectors["actions"], vectors["rewards"], vectors["discounts"], Q_T)
+        td_error(Q_TM1, vectors["actions"], vectors["rewards"], vectors["discounts"], Q_T, greedy_policy(Q_T))
 
 
-@pytest.mark.parametrize("column", ["actions", "rewards", "discounts"])
-def test_a_column_in_place_of_a_vector_is_refused_by_double_q_learning(column: str) -> None:
-    vectors = {"actions": A_TM1, "rewards": R_T, "discounts": DISCOUNT_T}
-    vectors[column] = vectors[column].unsqueeze(1)
-    with pytest.raises(AssertionError):
-        double_q_learning_td_error(Q_TM1, vectors["actions"], vectors["rewards"], vectors["discounts"], Q_T, SELECTOR)
+# Munchausen, at temperature 1: values whose softmax is (1/4, 3/4) and (1/2, 1/2).
+LOG_3 = math.log(3.0)
+
+
+def munchausen(**changes: float) -> Tensor:
+    settings = {"temperature": 1.0, "scale": 0.5, "clip": -1.0, **changes}
+    q_tm1, q_t = torch.tensor([[0.0, LOG_3], [0.0, LOG_3]]), torch.tensor([[5.0, 5.0], [5.0, 5.0]])
+    actions, discounts = torch.tensor([1, 0]), torch.tensor([0.5, 0.0])
+    return munchausen_reward(torch.tensor([1.0, 2.0]), discounts, actions, q_tm1, q_t, **settings)
+
+
+def test_munchausen_reward_is_the_one_worked_by_hand() -> None:
+    # 1 + 0.5 ln(3/4) + 0.5 ln 2;  2 + 0.5 max(ln(1/4), -1) + 0
+    assert munchausen().tolist() == pytest.approx([1 + 0.5 * math.log(0.75) + 0.5 * math.log(2), 1.5])
+
+
+def test_munchausen_without_scale_is_the_entropy_regularized_reward() -> None:
+    assert munchausen(scale=0.0).tolist() == pytest.approx([1 + 0.5 * math.log(2), 2.0])
+
+
+def test_munchausen_at_a_small_temperature_is_q_learning_for_the_greedy_action() -> None:
+    rewards = munchausen(temperature=1e-6)
+    assert rewards[0].item() == pytest.approx(1.0, abs=1e-5)  # action 1 is greedy at t - 1: ln pi is 0
+    assert rewards[1].item() == pytest.approx(1.5, abs=1e-5)  # action 0 is not: clipped
+    assert soft_policy(Q_T, 1e-6).tolist() == greedy_policy(Q_T).tolist()
+
+
+def test_soft_policy_is_the_one_worked_by_hand() -> None:
+    assert soft_policy(torch.tensor([[0.0, 2 * LOG_3]]), 2.0)[0].tolist() == pytest.approx([0.25, 0.75])
+
+
+SUPPORT = torch.tensor([-1.0, 0.0, 1.0, 2.0])
+
+
+def project(values: list[float], probabilities: list[float]) -> list[float]:
+    projected: list[float] = categorical_projection(torch.tensor([values]), torch.tensor([probabilities]), SUPPORT)[
+        0
+    ].tolist()
+    return projected
+
+
+@pytest.mark.parametrize(
+    ("values", "probabilities", "expected"),
+    [
+        ([0.0], [1.0], [0, 1, 0, 0]),  # on an atom
+        ([0.25], [1.0], [0, 0.75, 0.25, 0]),  # between two
+        ([5.0], [1.0], [0, 0, 0, 1]),  # beyond the ends
+        ([-5.0], [1.0], [1, 0, 0, 0]),
+        ([0.5, 1.5], [0.5, 0.5], [0, 0.25, 0.5, 0.25]),
+        ([-1.0, 0.0, 1.0, 2.0], [0.125, 0.25, 0.5, 0.125], [0.125, 0.25, 0.5, 0.125]),  # nothing to do
+    ],
+)
+def test_projection_is_the_one_worked_by_hand(
+    values: list[float], probabilities: list[float], expected: list[float]
+) -> None:
+    assert project(values, probabilities) == pytest.approx(expected)
+
+
+def test_projection_keeps_mass_everywhere_and_the_mean_within_the_support() -> None:
+    generator = torch.Generator().manual_seed(0)
+    support = torch.linspace(-10, 10, 51, dtype=torch.float64)
+    values = 20 * torch.rand((64, 51), generator=generator, dtype=torch.float64) - 10
+    probabilities = torch.randn((64, 51), generator=generator, dtype=torch.float64).softmax(1)
+    projected = categorical_projection(values, probabilities, support)
+    assert torch.allclose(projected.sum(1), torch.ones(64, dtype=torch.float64))
+    assert torch.allclose(projected @ support, (probabilities * values).sum(1))
+    assert torch.allclose(categorical_projection(3 * values, probabilities, support).sum(1), projected.sum(1))
+
+
+def test_cross_entropy_is_the_one_worked_by_hand() -> None:
+    logits = torch.tensor([[0.0, LOG_3]])  # probabilities 1/4 and 3/4
+    loss = categorical_cross_entropy(logits, torch.tensor([[0.5, 0.5]]))
+    assert loss.tolist() == pytest.approx([-0.5 * math.log(0.25) - 0.5 * math.log(0.75)])
+
+
+def test_cross_entropy_from_all_mass_on_one_atom_is_its_negative_log_probability() -> None:
+    logits = torch.tensor([[0.5, -1.0, 2.0]])
+    loss = categorical_cross_entropy(logits, torch.tensor([[0.0, 0.0, 1.0]]))
+    assert loss.tolist() == pytest.approx([-logits.log_softmax(1)[0, 2].item()])
+
+
+def test_gradient_of_cross_entropy_is_the_difference_of_the_probabilities() -> None:
+    logits = torch.tensor([[0.0, LOG_3]], requires_grad=True)
+    (slopes,) = torch.autograd.grad(categorical_cross_entropy(logits, torch.tensor([[0.5, 0.5]])).sum(), logits)
+    assert slopes[0].tolist() == pytest.approx([0.25 - 0.5, 0.75 - 0.5])
+
+
+def test_quantile_huber_is_the_one_worked_by_hand() -> None:
+    z, taus, target = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.25, 0.75]]), torch.tensor([[0.5, 3.0]])
+    # Differences of 0 are 0.5 and 3: 0.25 (0.125 + 2.5) / 2. Those of 1 are -0.5 and 2: (0.25 * 0.125 + 0.75 * 1.5) / 2.
+    assert quantile_huber(z, taus, target).tolist() == pytest.approx([0.25 * 2.625 / 2 + (0.03125 + 1.125) / 2])
+
+
+def random_quantiles() -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    z = (2 * torch.randn((5, 7), generator=generator, dtype=torch.float64)).requires_grad_()
+    taus = torch.rand((5, 7), generator=generator, dtype=torch.float64)
+    return z, taus, 2 * torch.randn((5, 3), generator=generator, dtype=torch.float64)
+
+
+def test_quantile_huber_is_the_papers_double_sum() -> None:
+    z, taus, target = random_quantiles()
+    for b, loss in enumerate(quantile_huber(z, taus, target).tolist()):
+        total = 0.0
+        for value, tau in zip(z[b].tolist(), taus[b].tolist(), strict=True):
+            for sample in target[b].tolist():
+                u = sample - value
+                size = u * u / 2 if abs(u) <= 1 else abs(u) - 0.5
+                total += abs(tau - (u < 0)) * size / 3
+        assert loss == pytest.approx(total)
+
+
+def test_gradient_of_quantile_huber_is_that_of_finite_differences() -> None:
+    z, taus, target = random_quantiles()
+    assert torch.autograd.gradcheck(lambda z: quantile_huber(z, taus, target), (z,))
+
+
+def test_quantile_huber_of_the_median_is_half_the_huber_loss() -> None:
+    z, target = torch.tensor([[0.0], [0.0]]), torch.tensor([[0.5], [-3.0]])
+    loss = quantile_huber(z, torch.full((2, 1), 0.5), target)
+    assert loss.tolist() == (0.5 * huber(target - z)).squeeze(1).tolist()
+
+
+def test_quantile_huber_is_least_where_the_values_are_the_quantiles() -> None:
+    target = torch.linspace(0, 100, 1_001).unsqueeze(0)  # so wide that the threshold of 1 hardly matters
+    taus = torch.tensor([[0.1, 0.5, 0.9]])
+    z = torch.tensor([[30.0, 30.0, 30.0]], requires_grad=True)
+    for _ in range(500):
+        (slopes,) = torch.autograd.grad(quantile_huber(z, taus, target).sum(), z)
+        z = (z - 20 * slopes).detach().requires_grad_()
+    assert z[0].tolist() == pytest.approx([10, 50, 90], abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "loss", [categorical_cross_entropy, lambda x, y: quantile_huber(x, torch.full_like(x, 0.5), y)]
+)
+def test_targets_of_distributions_carry_no_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x, y = torch.zeros((2, 3), requires_grad=True), torch.ones((2, 3), requires_grad=True)
+    assert torch.autograd.grad(loss(x, y).sum(), (x, y), allow_unused=True)[1] is None

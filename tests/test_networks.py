@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rl_lab.networks import INITIALIZATIONS, NETWORKS, ValueHead, build_network
+from rl_lab.networks import INITIALIZATIONS, NETWORKS, Architecture, ValueHead, build_network
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,31 @@ def test_nature_has_the_layers_of_the_paper() -> None:
     assert sum(counts) == 1_687_206
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+def test_data_efficient_has_the_layers_of_the_paper() -> None:
+    assert parameter_counts(build_network("data_efficient", 6, seeded(0))) == [
+        32 * (4 * 5 * 5) + 32,  # 84x84 to 16x16
+        64 * (32 * 5 * 5) + 64,  # 16x16 to 3x3
+        256 * (64 * 3 * 3) + 256,
+        6 * 256 + 6,
+    ]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_impala_has_the_layers_of_the_paper(width: int) -> None:
+    def block(inputs: int, filters: int) -> list[int]:
+        return [filters * inputs * 9 + filters] + 2 * [2 * (filters * filters * 9 + filters)]
+
+    a, b = 16 * width, 32 * width
+    assert parameter_counts(build_network("impala", 6, seeded(0), architecture=Architecture(impala_width=width))) == [
+        *block(4, a),  # 84x84 to 42x42
+        *block(a, b),  # to 21x21
+        *block(b, b),  # to 11x11
+        256 * (b * 11 * 11) + 256,
+        6 * 256 + 6,
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "impala"])
 def test_rectifiers_stand_between_the_layers_and_none_after_the_last(name: str) -> None:
     kinds = [type(layer) for layer in build_network(name, 4, seeded(0)) if not isinstance(layer, nn.Flatten)]
     followers = [after for layer, after in pairwise(kinds) if layer in (nn.Conv2d, nn.Linear)]
@@ -64,7 +88,7 @@ def test_uint8_pixels_give_the_values_of_floats_from_0_to_1(name: str) -> None:
     assert q_values.shape == (3, 5)
     first, *others = network
     assert isinstance(first, nn.Conv2d)
-    features = nn.functional.conv2d(pixels.float() / 255, first.weight, first.bias, first.stride)
+    features = nn.functional.conv2d(pixels.float() / 255, first.weight, first.bias, first.stride, first.padding)
     assert torch.allclose(q_values, nn.Sequential(*others)(features), atol=1e-6)
 
 
