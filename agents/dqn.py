@@ -1,17 +1,20 @@
 """Deep Q-network, from scratch: the agents of Mnih et al. 2013 (arXiv 1312.5602) and 2015 (Nature 518, 529-533).
 
 One loop: act epsilon-greedily in parallel games, let the emulators run, learn from replay meanwhile, store what came.
-Double DQN (van Hasselt et al. 2016) and n-step returns are switches.
+What came after DQN are switches: Double DQN, n-step and Munchausen targets; dueling, noisy and residual networks;
+distributions of the return in place of its mean. The equations stand in rl_lab.losses, the layers in rl_lab.networks.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,14 +27,14 @@ from rl_lab.atari import AtariVectorEnv, Protocol
 from rl_lab.checks import integer_at, require_at_least, require_between, require_one_of, require_positive
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.guards import require_finite_weights, warn_of_divergence
-from rl_lab.networks import INITIALIZATIONS, NETWORKS, build_network
+from rl_lab.networks import INITIALIZATIONS, NETWORKS, Architecture, at_rest, build_network, let_draw
 from rl_lab.optimizers import (
-    ADAM_STATE,
-    RMSPROP_STATE,
-    CentredRMSProp,
+    OPTIMIZERS,
+    build_optimizer,
     load_optimizer_state,
     optimizer_state,
     optimizer_state_like,
+    state_names,
 )
 from rl_lab.replay import DEFAULT_CHUNK_FRAMES, STORAGES, Batch, ReplayMemory
 from rl_lab.saved import SavedFiles, SavedState
@@ -39,6 +42,7 @@ from rl_lab.schedules import linear
 from rl_lab.seeding import generator, generator_state, integer_seed, restore_generator
 from rl_lab.system import has_fast_bf16
 from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
+from rl_lab.values import VALUES, Categorical, ImplicitQuantile, Quantile, Scalar, Values
 from rl_lab.weights import PRECISIONS, MasterWeights
 
 _WEIGHTS, _LEARNER, _COUNTERS = "weights.safetensors", "learner.safetensors", "counters.json"
@@ -49,11 +53,49 @@ class DQNConfig(AgentConfig):
     """Hyperparameters of DQN. The defaults are those of the Nature paper, in DQN Zoo's reading."""
 
     network: str = "nature"
-    """mnih2013 (16 and 32 filters, 256 units) or nature (32, 64 and 64 filters, 512 units)."""
+    """mnih2013 (16 and 32 filters, 256 units), nature (32, 64 and 64 filters, 512 units), data_efficient (32 and 64
+    filters of 5x5 at stride 5, 256 units; van Hasselt et al. 2019) or impala (residual; Espeholt et al. 2018)."""
+    hidden_units: int = 0
+    """Units of the fully connected layer; 0 is the number of the network's paper. Dueling: of each stream."""
+    impala_width: int = 1
+    """impala: factor on its 16, 32 and 32 filters (2 in Beyond the Rainbow, 4 in BBF)."""
+    spectral_norm: bool = False
+    """impala: residual convolutions divided by their largest singular value (Miyato et al. 2018)."""
+    layer_norm: bool = False
+    """Layer normalization before each rectifier (Ba et al. 2016)."""
+    dropout: float = 0.0
+    """Chance that a hidden unit is left out while learning and exploring (Srivastava et al. 2014)."""
+    noisy: bool = False
+    """Noise with a learned size on the fully connected weights, in place of a large epsilon (Fortunato et al. 2018)."""
+    noisy_sigma: float = 0.5
+    """noisy: size of the noise at the start, times the root of a layer's inputs (sigma_0; 0.5 in the paper)."""
+    dueling: bool = False
+    """Streams of their own for the state's value and the actions' advantages (Wang et al. 2016)."""
+    values: str = "scalar"
+    """scalar (the mean return), categorical (C51; Bellemare et al. 2017), quantile (QR-DQN; Dabney et al. 2018a) or
+    implicit_quantile (IQN; Dabney et al. 2018b)."""
+    atoms: int = 51
+    """categorical: returns that have a probability (51 in the paper)."""
+    v_min: float = -10.0
+    """categorical: the least of these returns (-10 in the paper)."""
+    v_max: float = 10.0
+    """categorical: the greatest of these returns (10 in the paper)."""
+    quantiles: int = 200
+    """quantile: how many (200 in the paper). implicit_quantile: how many are drawn in each pass (64 in DQN Zoo)."""
+    cosines: int = 64
+    """implicit_quantile: cosines that embed a quantile (64 in the paper)."""
     initialization: str = "torch7"
     """torch7 (as DeepMind's DQN: shrinks a signal from layer to layer) or he (keeps it: differences show earlier)."""
     double: bool = False
     """Double DQN: the online network chooses the action that the target network values."""
+    munchausen: bool = False
+    """Munchausen DQN: a soft policy in the target, its log-probability in the reward (Vieillard et al. 2020)."""
+    munchausen_temperature: float = 0.03
+    """munchausen: entropy temperature (tau; 0.03 in the paper)."""
+    munchausen_scale: float = 0.9
+    """munchausen: weight of the log-policy (alpha; 0.9 in the paper)."""
+    munchausen_clip: float = -1.0
+    """munchausen: least temperature times log-policy (l_0; -1 in the paper)."""
     n_step: int = 1
     """Steps of reward before the return is bootstrapped."""
     discount: float = 0.99
@@ -79,15 +121,19 @@ class DQNConfig(AgentConfig):
     epsilon_decay_steps: int = 1_000_000
     """Agent steps from epsilon_start to epsilon_end, linearly."""
     loss: str = "huber"
-    """huber (TD error clipped to 1 in the gradient) or squared."""
+    """scalar: huber (TD error clipped to 1 in the gradient) or squared."""
     optimizer: str = "rmsprop"
-    """rmsprop (centred, as in the papers) or adam."""
+    """rmsprop (centred, as in the papers), adam, adamw or sgd."""
     learning_rate: float = 0.00025
     """Step size of the optimizer."""
     rmsprop_decay: float = 0.95
     """Decay of RMSProp's running moments."""
     optimizer_epsilon: float = 0.01 / 32**2
     """RMSProp: added to the variance, for the mean over a batch. Adam: added to the root."""
+    momentum: float = 0.0
+    """sgd: share of the last step that is taken again."""
+    weight_decay: float = 0.0
+    """adamw: share of each weight, times the step size, that an update takes away (0.1 in BBF)."""
     precision: str = "fp32"
     """fp32, as in the papers; bf16: exploring and learning compute in half width, but for the last layer, and the
     weights learn in full; quicker where the processor has bf16."""
@@ -97,17 +143,26 @@ class DQNConfig(AgentConfig):
     def __post_init__(self) -> None:
         require_one_of(self, NETWORKS, "network")
         require_one_of(self, INITIALIZATIONS, "initialization")
+        require_one_of(self, VALUES, "values")
         require_one_of(self, ("huber", "squared"), "loss")
-        require_one_of(self, ("rmsprop", "adam"), "optimizer")
+        require_one_of(self, OPTIMIZERS, "optimizer")
         require_one_of(self, PRECISIONS, "precision")
         require_one_of(self, STORAGES, "replay_storage")
         require_between(self, 4, 256, "replay_chunk_frames")
-        require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay")
-        require_positive(self, "learning_rate", "optimizer_epsilon")
+        require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay", "momentum")
+        require_between(self, 0, 1, "munchausen_scale")
+        require_between(self, -1_000, 0, "munchausen_clip")
+        require_between(self, 0, 0.99, "dropout")
+        require_between(self, 0, 4_096, "hidden_units")
+        require_between(self, 1, 8, "impala_width")
+        require_between(self, 2, 1_000, "atoms")
+        require_between(self, 1, 1_000, "quantiles", "cosines")
+        require_positive(self, "learning_rate", "optimizer_epsilon", "noisy_sigma", "munchausen_temperature")
         require_at_least(
             self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"
         )
-        require_at_least(self, 0, "target_update_steps", "epsilon_decay_steps", "max_gradient_norm")
+        require_at_least(self, 0, "target_update_steps", "epsilon_decay_steps", "max_gradient_norm", "weight_decay")
+        self._require_switches_that_fit()
         if self.batch_size > self.replay_capacity:
             raise LabError(
                 f"batch_size is {self.batch_size} and replay_capacity {self.replay_capacity}; "
@@ -118,6 +173,47 @@ class DQNConfig(AgentConfig):
                 f"batch_size is {self.batch_size} and learning_starts_steps {self.learning_starts_steps}; "
                 "allowed is a batch no larger than the steps before learning"
             )
+
+    def _require_switches_that_fit(self) -> None:
+        """LabError for two that exclude each other, or one that would do nothing."""
+        if not -math.inf < self.v_min < self.v_max < math.inf:
+            raise LabError(f"v_min is {self.v_min} and v_max {self.v_max}; allowed is a v_min below v_max")
+        not_together = (
+            (self.munchausen and self.values == "categorical", "values is categorical", "munchausen is false"),
+            (self.munchausen and self.double, "double is true", "munchausen is false: both choose the next action"),
+            (self.spectral_norm and self.network != "impala", f"network is {self.network}", "spectral_norm is false"),
+            (self.spectral_norm and self.precision != "fp32", "precision is bf16", "spectral_norm is false"),
+            (self.momentum > 0 and self.optimizer != "sgd", f"optimizer is {self.optimizer}", "momentum is 0"),
+            (
+                self.weight_decay > 0 and self.optimizer != "adamw",
+                f"optimizer is {self.optimizer}",
+                "weight_decay is 0",
+            ),
+        )
+        for clash, given, allowed in not_together:
+            if clash:
+                raise LabError(f"{given}; allowed with it is only that {allowed}")
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is switched on in the network."""
+        return Architecture(
+            hidden_units=self.hidden_units,
+            impala_width=self.impala_width,
+            spectral_norm=self.spectral_norm,
+            layer_norm=self.layer_norm,
+            dropout=self.dropout,
+            noisy_sigma=self.noisy_sigma if self.noisy else 0.0,
+            dueling=self.dueling,
+            num_atoms={"categorical": self.atoms, "quantile": self.quantiles}.get(self.values, 0),
+            implicit_quantiles=self.quantiles if self.values == "implicit_quantile" else 0,
+            cosines=self.cosines,
+        )
+
+    @property
+    def draws_in_network(self) -> bool:
+        """Whether passes of the network draw random numbers."""
+        return self.noisy or self.dropout > 0 or self.values == "implicit_quantile"
 
 
 class DQN(Agent):
@@ -142,8 +238,15 @@ class DQN(Agent):
         self._task = task
         self._device = torch.device(task.device)
         weights_rng = torch.Generator().manual_seed(integer_seed(task.seed, "weights"))
-        network = build_network(config.network, task.num_actions, weights_rng, initialization=config.initialization)
+        network = build_network(
+            config.network,
+            task.num_actions,
+            weights_rng,
+            initialization=config.initialization,
+            architecture=config.architecture,
+        )
         self.network = network.to(self._device)
+        self._values = self._build_values()
         self._steps = 0
         self._updates = 0
         self._target_copies = 0
@@ -171,9 +274,20 @@ class DQN(Agent):
         self._weights = MasterWeights(self.network, config.precision)
         self._learner: nn.Module = self._weights.learner
         self._target_network: nn.Module = copy.deepcopy(self._learner) if config.target_update_steps else self._learner
-        self._optimizer = self._build_optimizer()
+        self._optimizer = build_optimizer(
+            config.optimizer,
+            self._weights.values,
+            config.learning_rate,
+            epsilon=config.optimizer_epsilon,
+            rmsprop_decay=config.rmsprop_decay,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
         self._exploration_rng = generator(task.seed, "exploration")
         self._replay_rng = generator(task.seed, "replay")
+        self._network_rng = generator(task.seed, "network")
+        for network in (self._learner, self._target_network):
+            let_draw(network, self._network_rng)
 
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
         """The DQN loop (Mnih et al. 2015, algorithm 1), in parallel games."""
@@ -198,11 +312,13 @@ class DQN(Agent):
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B]."""
         # In full precision: what a saved agent plays does not depend on how it was trained.
-        return self._greedy(self.network, observations)
+        with at_rest(self.network):
+            return self._greedy(self.network, observations)
 
     def action_values(self, observations: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Q values [B, A]."""
-        q_values: NDArray[np.float32] = self._q_values(self.network, observations).cpu().numpy()
+        with at_rest(self.network):
+            q_values: NDArray[np.float32] = self._q_values(self.network, observations).cpu().numpy()
         return q_values
 
     def save(self) -> dict[str, bytes]:
@@ -226,6 +342,8 @@ class DQN(Agent):
             "exploration": generator_state(self._exploration_rng),
             "replay": generator_state(self._replay_rng),
         }
+        if self.config.draws_in_network:
+            counters["network"] = generator_state(self._network_rng)
         learner = {**self._learner_state(), **prefixed("optimizer", optimizer_state(self._optimizer))}
         replay = self.replay.save()
         files = {_LEARNER: pack_tensors(learner), _COUNTERS: json.dumps(counters).encode(), **replay.files}
@@ -241,10 +359,12 @@ class DQN(Agent):
             raise LabError(f"{_COUNTERS} is damaged: its counters do not fit each other")
         restore_generator(self._exploration_rng, counters.get("exploration"))
         restore_generator(self._replay_rng, counters.get("replay"))
+        if self.config.draws_in_network:
+            restore_generator(self._network_rng, counters.get("network"))
 
         batch_size = self.config.batch_size if self._updates else 0
         self._last_q_values = torch.zeros(batch_size, self._task.num_actions)
-        names = (ADAM_STATE if self.config.optimizer == "adam" else RMSPROP_STATE) if self._updates else ()
+        names = state_names(self.config.optimizer, momentum=self.config.momentum) if self._updates else ()
         optimizer = optimizer_state_like(self._optimizer, names)
         tensors = read_tensors(files, _LEARNER, {**self._learner_state(), **prefixed("optimizer", optimizer)})
         self._last_loss, self._last_q_values = tensors["last_loss"], tensors["last_q_values"]
@@ -282,8 +402,7 @@ class DQN(Agent):
     @torch.inference_mode()
     def _q_values(self, network: nn.Module, observations: NDArray[np.uint8]) -> Tensor:
         """(B, A)."""
-        q_values: Tensor = network(torch.from_numpy(observations).to(self._device))
-        return q_values
+        return self._values.q_values(network(torch.from_numpy(observations).to(self._device)))
 
     def _sample_due(self, sampler: Executor) -> Sequence[Future[Batch]]:
         """Batches for the updates that are due by now, drawn in another thread.
@@ -315,10 +434,14 @@ class DQN(Agent):
         observations, actions, returns, discounts, next_observations = (
             torch.from_numpy(array).to(self._device) for array in batch
         )
-        q_tm1 = self._learner(observations)  # (B, A) float32
-        td_error = self._td_error(q_tm1, actions, returns, discounts, next_observations)
-        assert td_error.shape == (self.config.batch_size,), td_error.shape
-        loss = (losses.huber if self.config.loss == "huber" else losses.squared)(td_error).mean()
+        # The target comes first: passes of networks that draw or normalize change what the next pass computes with.
+        target = self._target(observations, actions, returns, discounts, next_observations)
+        output_tm1 = self._learner(observations)
+        transition_losses = self._values.loss(
+            output_tm1, actions, target.r_t, discounts, target.output_t, target.policy_t
+        )
+        assert transition_losses.shape == (self.config.batch_size,), transition_losses.shape
+        loss = transition_losses.mean()
 
         loss.backward()  # type: ignore[no-untyped-call]  # torch left it untyped
         self._weights.take_gradients()
@@ -327,6 +450,9 @@ class DQN(Agent):
         self._optimizer.step()
         self._weights.publish()
         self._updates += 1
+        with torch.no_grad():
+            q_tm1 = self._values.q_values(output_tm1)  # (B, A) float32
+            td_error = losses.td_error(q_tm1, actions, target.r_t, discounts, target.q_t, target.policy_t)
         self._last_loss, self._last_q_values, self._last_td_error = loss.detach(), q_tm1.detach(), td_error.detach()
 
     def _clip_gradients(self, max_norm: float) -> None:
@@ -337,26 +463,40 @@ class DQN(Agent):
         if norm > max_norm:
             gradient.mul_(max_norm / norm)
 
-    def _td_error(
-        self, q_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, next_observations: Tensor
-    ) -> Tensor:
-        """TD error [B] by the configured rule; only `q_tm1` [B, A] carries a gradient."""
-        with torch.no_grad():
-            q_t = self._target_network(next_observations)
-        if not self.config.double:
-            return losses.q_learning_td_error(q_tm1, a_tm1, r_t, discount_t, q_t)
-        with torch.no_grad():
-            q_t_selector = self._learner(next_observations)
-        return losses.double_q_learning_td_error(q_tm1, a_tm1, r_t, discount_t, q_t, q_t_selector)
+    @torch.no_grad()
+    def _target(
+        self, observations: Tensor, actions: Tensor, returns: Tensor, discounts: Tensor, next_observations: Tensor
+    ) -> _Target:
+        """What the next step is worth, by the configured rule."""
+        config = self.config
+        output_t = self._target_network(next_observations)
+        q_t = self._values.q_values(output_t)  # (B, A) float32
+        if config.munchausen:
+            r_t = losses.munchausen_reward(
+                returns,
+                discounts,
+                actions,
+                self._values.q_values(self._target_network(observations)),
+                q_t,
+                temperature=config.munchausen_temperature,
+                scale=config.munchausen_scale,
+                clip=config.munchausen_clip,
+            )
+            return _Target(r_t, output_t, q_t, losses.soft_policy(q_t, config.munchausen_temperature))
+        selector = self._values.q_values(self._learner(next_observations)) if config.double else q_t
+        return _Target(returns, output_t, q_t, losses.greedy_policy(selector))
 
-    def _build_optimizer(self) -> torch.optim.Optimizer:
-        config, weights = self.config, [self._weights.values]
-        if config.optimizer == "adam":
-            # The fused kernel takes a tenth of the default loop's time on a CPU.
-            return torch.optim.Adam(weights, config.learning_rate, eps=config.optimizer_epsilon, fused=True)
-        return CentredRMSProp(
-            weights, config.learning_rate, decay=config.rmsprop_decay, epsilon=config.optimizer_epsilon
-        )
+    def _build_values(self) -> Values[Any]:
+        """How the network's output is read and learned."""
+        config = self.config
+        match config.values:
+            case "categorical":
+                return Categorical(config.atoms, config.v_min, config.v_max, device=self._device)
+            case "quantile":
+                return Quantile(config.quantiles, device=self._device)
+            case "implicit_quantile":
+                return ImplicitQuantile()
+        return Scalar(config.loss)
 
     def _learner_state(self) -> dict[str, Tensor]:
         """What learning goes on from besides weights and optimizer."""
@@ -383,3 +523,16 @@ class DQN(Agent):
         for tag, values in (("train/q_values", self._last_q_values), ("train/td_error", self._last_td_error)):
             if len(values):
                 log.histogram(tag, values.cpu().numpy())
+
+
+class _Target(NamedTuple):
+    """The next step, which is learned towards; no gradients."""
+
+    r_t: Tensor
+    """[B]"""
+    output_t: Any
+    """Of the target network."""
+    q_t: Tensor
+    """[B, A], its means."""
+    policy_t: Tensor
+    """[B, A], probability of each action."""

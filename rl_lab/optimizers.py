@@ -1,4 +1,4 @@
-"""The optimizer of the DQN papers, which torch's own RMSprop only comes close to, and what optimizers remember."""
+"""The optimizer of the DQN papers, which torch's own RMSprop only comes close to, torch's, and what they remember."""
 
 from __future__ import annotations
 
@@ -9,8 +9,47 @@ import torch
 from torch import Tensor
 
 ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
-RMSPROP_STATE = ("mean", "mean_square")
+_STATE = {
+    "rmsprop": ("mean", "mean_square"),
+    "adam": ADAM_STATE,
+    "adamw": ADAM_STATE,
+    "sgd": ("momentum_buffer",),
+}
 """What the optimizers remember of each parameter, by their own names."""
+OPTIMIZERS: tuple[str, ...] = tuple(_STATE)
+
+
+def build_optimizer(
+    name: str,
+    weights: Tensor,
+    learning_rate: float,
+    *,
+    epsilon: float,
+    rmsprop_decay: float,
+    momentum: float,
+    weight_decay: float,
+) -> torch.optim.Optimizer:
+    """The optimizer called `name`, which takes of the settings what it knows.
+
+    rmsprop is centred (Mnih et al. 2015); adam Kingma and Ba 2015; adamw with the decay apart from the gradient
+    (Loshchilov and Hutter 2019); sgd with momentum (Sutskever et al. 2013).
+    """
+    match name:
+        case "rmsprop":
+            return CentredRMSProp([weights], learning_rate, decay=rmsprop_decay, epsilon=epsilon)
+        # The fused kernels take a tenth of the default loop's time on a CPU.
+        case "adam":
+            return torch.optim.Adam([weights], learning_rate, eps=epsilon, fused=True)
+        case "adamw":
+            return torch.optim.AdamW([weights], learning_rate, eps=epsilon, weight_decay=weight_decay, fused=True)
+        case "sgd":
+            return torch.optim.SGD([weights], learning_rate, momentum=momentum, fused=True)
+    raise AssertionError(name)
+
+
+def state_names(name: str, *, momentum: float) -> tuple[str, ...]:
+    """What the optimizer called `name` remembers after a step."""
+    return () if name == "sgd" and not momentum else _STATE[name]
 
 
 class CentredRMSProp(torch.optim.Optimizer):

@@ -23,9 +23,6 @@ _Output = TypeVar("_Output")
 class Values(ABC, Generic[_Output]):
     """How the output of a network is read and learned."""
 
-    num_atoms: int = 0
-    """Numbers for each action in the network's last layer; 0 is one number without a dimension of its own."""
-
     @abstractmethod
     def q_values(self, output: _Output) -> Tensor:
         """Mean returns [B, A]."""
@@ -64,7 +61,6 @@ class Categorical(Values[Tensor]):
     """C51: probabilities of fixed returns; output [B, A, atoms] their logits (Bellemare et al. 2017)."""
 
     def __init__(self, num_atoms: int, v_min: float, v_max: float, *, device: torch.device) -> None:
-        self.num_atoms = num_atoms
         self._support = torch.linspace(v_min, v_max, num_atoms, device=device)
 
     def q_values(self, output: Tensor) -> Tensor:
@@ -87,7 +83,6 @@ class Quantile(Values[Tensor]):
     """QR-DQN: the returns of evenly spaced quantiles; output [B, A, quantiles] (Dabney et al. 2018a)."""
 
     def __init__(self, num_quantiles: int, *, device: torch.device) -> None:
-        self.num_atoms = num_quantiles
         self._taus = (torch.arange(num_quantiles, device=device) + 0.5) / num_quantiles  # lemma 2: the midpoints
 
     def q_values(self, output: Tensor) -> Tensor:

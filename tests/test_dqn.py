@@ -21,6 +21,7 @@ from rl_lab.atari import AtariVectorEnv, Episode, named_protocol
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.replay import Batch
 from rl_lab.saved import SavedFiles
+from rl_lab.values import VALUES
 from tests.fakes import EveryStep
 
 if TYPE_CHECKING:
@@ -185,9 +186,25 @@ class SameValues(nn.Module):
 def test_online_network_chooses_in_double_dqn_and_the_target_network_values(double: bool, expected: float) -> None:
     agent = ready_agent(replace(small_config(), double=double))
     agent._learner, agent._target_network = SameValues([0.0, 1.0]), SameValues([10.0, 4.0])
+    target = next_step(agent)
+    assert (target.policy_t * target.q_t).sum(dim=1).tolist() == [expected] * 3
+    assert target.r_t.tolist() == [1.0] * 3
+
+
+def next_step(agent: DQN) -> Any:
+    """What three transitions with reward 1, discount 1 and action 0 are learned towards."""
     ones, observations = torch.ones(3), torch.zeros((3, 4, 84, 84), dtype=torch.uint8)
-    td_error = agent._td_error(torch.ones((3, 2)), torch.zeros(3, dtype=torch.int64), ones, ones, observations)
-    assert td_error.tolist() == [expected] * 3  # 1 + 1 * expected - 1
+    return agent._target(observations, torch.zeros(3, dtype=torch.int64), ones, ones, observations)
+
+
+def test_munchausen_softens_the_policy_and_rewards_its_logarithm_both_of_the_target_network() -> None:
+    config = replace(small_config(), munchausen=True, munchausen_temperature=2.0, munchausen_scale=0.5)
+    agent = ready_agent(config)
+    agent._learner, agent._target_network = SameValues([7.0, 1.0]), SameValues([0.0, 2 * math.log(3)])
+    target = next_step(agent)
+    assert target.policy_t[0].tolist() == pytest.approx([0.25, 0.75])
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert target.r_t.tolist() == pytest.approx([1 + 0.5 * -1.0 + 2 * entropy] * 3)  # 2 ln(1/4) is clipped to -1
 
 
 def test_epsilon_is_1_until_learning_starts_and_follows_the_schedule_then() -> None:
@@ -267,11 +284,76 @@ def test_two_seeds_learn_two_networks() -> None:
         {"batch_size": 5},
         {"replay_capacity": 20},
         {"target_update_steps": 0},
+        {"network": "data_efficient"},
+        {"network": "impala", "hidden_units": 16},
+        {"hidden_units": 64},
+        {"layer_norm": True},
+        {"dropout": 0.5},
+        {"noisy": True},
+        {"dueling": True},
+        {"munchausen": True},
+        {"optimizer": "adamw"},
+        {"optimizer": "sgd"},
+        {"values": "categorical"},
+        {"values": "quantile"},
+        {"values": "implicit_quantile", "quantiles": 4},
     ],
-    ids=lambda change: next(iter(change)),
+    ids=lambda change: ",".join(f"{key}={value}" for key, value in change.items()),
 )
 def test_every_hyperparameter_changes_what_is_learned(change: dict[str, Any], boldly_learned: str) -> None:
     assert learned(replace(bold_config(), **change), steps=80) != boldly_learned
+
+
+@pytest.mark.filterwarnings("ignore:the network values states beyond")
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ({"network": "impala", "hidden_units": 16}, {"impala_width": 2}),
+        ({"network": "impala", "hidden_units": 16}, {"spectral_norm": True}),
+        ({"noisy": True}, {"noisy_sigma": 0.1}),
+        ({"values": "categorical"}, {"atoms": 21}),
+        ({"values": "categorical"}, {"v_min": -5.0}),
+        ({"values": "categorical"}, {"v_max": 5.0}),
+        ({"values": "quantile"}, {"quantiles": 10}),
+        ({"values": "implicit_quantile", "quantiles": 4}, {"cosines": 8}),
+        ({"munchausen": True}, {"munchausen_temperature": 0.3}),
+        ({"munchausen": True}, {"munchausen_scale": 0.5}),
+        ({"munchausen": True, "munchausen_temperature": 1.0}, {"munchausen_clip": -0.01}),
+        ({"optimizer": "sgd"}, {"momentum": 0.9}),
+        ({"optimizer": "adamw"}, {"weight_decay": 0.1}),
+    ],
+    ids=lambda settings: ",".join(f"{key}={value}" for key, value in settings.items()),
+)
+def test_every_hyperparameter_of_a_switch_changes_what_is_learned(base: dict[str, Any], change: dict[str, Any]) -> None:
+    config = replace(bold_config(), **base)
+    assert learned(replace(config, **change), steps=60) != learned(config, steps=60)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"noisy": True}, {"dropout": 0.5}, {"values": "implicit_quantile", "quantiles": 4}],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_networks_that_draw_act_the_same_again_and_change_nothing_by_it(settings: dict[str, Any]) -> None:
+    config, observations = replace(small_config(), **settings), noise_observations(8)
+    agent = ready_agent(config)
+    play(agent, 60)
+    before = global_generators(), agent._network_rng.bit_generator.state, digest(agent.network)
+    assert np.array_equal(agent.act(observations), agent.act(observations))
+    assert (global_generators(), agent._network_rng.bit_generator.state, digest(agent.network)) == before
+    again = ready_agent(config)
+    play(again, 60)
+    assert digest(again.network) == digest(agent.network)
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_td_errors_of_the_last_batch_are_those_of_mean_values(values: str) -> None:
+    agent = ready_agent(replace(small_config(), values=values, quantiles=8))
+    play(agent, 60)
+    q_values, td_error = agent._last_q_values, agent._last_td_error
+    assert q_values.shape == (4, PONG_ACTIONS)
+    assert td_error.shape == (4,)
+    assert 0 < td_error.abs().max() < 1
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e3])
@@ -447,12 +529,48 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         ("rmsprop_decay", 1.01),
         ("network", "resnet"),
         ("loss", "mse"),
-        ("optimizer", "sgd"),
+        ("optimizer", "lion"),
+        ("values", "expectile"),
+        ("impala_width", 0),
+        ("hidden_units", -1),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("noisy_sigma", 0.0),
+        ("atoms", 1),
+        ("quantiles", 0),
+        ("cosines", 0),
+        ("munchausen_temperature", 0.0),
+        ("munchausen_scale", 1.5),
+        ("munchausen_clip", 0.5),
+        ("momentum", math.nan),
+        ("weight_decay", -0.1),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
     with pytest.raises(LabError, match=f"^{field} is {value!r}; allowed is "):
         replace(small_config(), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"munchausen": True, "values": "categorical"},
+            "values is categorical; allowed with it is only that munchausen",
+        ),
+        ({"munchausen": True, "double": True}, "double is true; allowed with it is only that munchausen is false"),
+        ({"spectral_norm": True}, "network is mnih2013; allowed with it is only that spectral_norm is false"),
+        ({"spectral_norm": True, "network": "impala", "precision": "bf16"}, "precision is bf16; allowed with it"),
+        ({"momentum": 0.9, "optimizer": "adam"}, "optimizer is adam; allowed with it is only that momentum is 0"),
+        ({"weight_decay": 0.1}, "optimizer is rmsprop; allowed with it is only that weight_decay is 0"),
+        ({"v_min": 10.0}, "v_min is 10.0 and v_max 10.0; allowed is a v_min below v_max"),
+        ({"v_max": math.nan}, "v_min is -10.0 and v_max nan; allowed is a v_min below v_max"),
+        ({"v_min": -math.inf}, "v_min is -inf and v_max 10.0; allowed is a v_min below v_max"),
+    ],
+)
+def test_switches_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LabError, match=f"^{message}"):
+        replace(small_config(), **settings)
 
 
 def test_a_batch_larger_than_the_replay_is_refused() -> None:

@@ -202,7 +202,7 @@ def test_gradient_of_cross_entropy_is_the_difference_of_the_probabilities() -> N
 
 def test_quantile_huber_is_the_one_worked_by_hand() -> None:
     z, taus, target = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.25, 0.75]]), torch.tensor([[0.5, 3.0]])
-    # Differences of 0 are 0.5 and 3: 0.25 (0.125 + 2.5) / 2. Those of 1 are -0.5 and 2: (0.25 * 0.125 + 0.75 * 1.5) / 2.
+    # From 0 the differences are 0.5 and 3: 0.25 (0.125 + 2.5) / 2;  from 1 -0.5 and 2: (0.25 * 0.125 + 0.75 * 1.5) / 2
     assert quantile_huber(z, taus, target).tolist() == pytest.approx([0.25 * 2.625 / 2 + (0.03125 + 1.125) / 2])
 
 

@@ -31,6 +31,16 @@ AGENTS = {
     "dqn that has overwritten its replay": tiny_dqn(replay_capacity=150, replay_storage="zstd", optimizer="adam"),
     "dqn in half width": tiny_dqn(precision="bf16", double=True, n_step=3),
     "dqn of 2013": tiny_dqn(target_update_steps=0, replay_storage="zstd"),
+    "dqn of noisy distributions": tiny_dqn(
+        noisy=True, dueling=True, values="categorical", optimizer="adamw", weight_decay=0.1, network="data_efficient"
+    ),
+    "dqn of implicit quantiles": tiny_dqn(
+        values="implicit_quantile", quantiles=8, munchausen=True, dropout=0.1, precision="bf16", optimizer="adam"
+    ),
+    "dqn of quantiles": tiny_dqn(values="quantile", layer_norm=True, optimizer="sgd", momentum=0.9),
+    "dqn with spectral normalization": tiny_dqn(
+        network="impala", spectral_norm=True, hidden_units=32, optimizer="sgd", update_every_steps=16
+    ),
     "uniform": load_agent("uniform").Config(name="uniform"),
     "sb3": tiny_sb3(),
     "sb3 that has overwritten its replay": tiny_sb3(replay_capacity=150, n_step=3),
