@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
@@ -54,7 +55,7 @@ def greedy_score(agent: Agent, episodes: int = 100) -> float:
     return fmean(env.scores[:episodes])
 
 
-def new_dqn(seed: int) -> Agent:
+def new_dqn(seed: int, **changes: Any) -> Agent:
     """Our DQN with the 2013 network: small, since the game is."""
     agent_class = cast("type[DQN]", load_agent("dqn"))
     config = agent_class.Config(
@@ -69,6 +70,7 @@ def new_dqn(seed: int) -> Agent:
         optimizer_epsilon=1e-8,
         learning_rate=1e-3,
     )
+    config = dataclasses.replace(config, **changes)
     return agent_class(config, Task(CatchEnv.num_actions, NUM_GAMES, TOTAL_STEPS, seed))
 
 
@@ -81,6 +83,30 @@ def test_dqn_learns_to_play_catch() -> None:
     agent.prepare()
     for iteration in range(2):
         agent.train(as_atari(CatchEnv(NUM_GAMES, seed=iteration)), TOTAL_STEPS // 2, LastMetrics())
+    assert greedy_score(agent) > 0.9 * OPTIMUM
+
+
+HEADS: dict[str, dict[str, Any]] = {
+    "dueling": {"dueling": True},
+    "categorical": {"values": "categorical", "atoms": 21, "v_min": -2.0, "v_max": 2.0},
+    "quantile": {"values": "quantile", "quantiles": 20},
+    "implicit quantile": {"values": "implicit_quantile", "quantiles": 8},
+    "dueling categorical with noise alone": {
+        **{"values": "categorical", "atoms": 21, "v_min": -2.0, "v_max": 2.0, "dueling": True, "double": True},
+        **{"noisy": True, "epsilon_start": 0.0, "epsilon_end": 0.0},
+    },
+    "dueling implicit quantile of Munchausen": {
+        **{"values": "implicit_quantile", "quantiles": 8, "dueling": True, "munchausen": True}
+    },
+}
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_every_head_learns_to_play_catch(head: dict[str, Any]) -> None:
+    quick = {"network": "data_efficient", "hidden_units": 64, "initialization": "he", "n_step": 3}
+    agent = new_dqn(seed=0, **{**quick, "target_update_steps": 100, "epsilon_decay_steps": TOTAL_STEPS // 2, **head})
+    agent.prepare()
+    agent.train(as_atari(CatchEnv(NUM_GAMES, seed=0)), TOTAL_STEPS, LastMetrics())
     assert greedy_score(agent) > 0.9 * OPTIMUM
 
 
