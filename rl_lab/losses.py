@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_CACHED_DIFFERENCES = 1 << 17
+
 
 def greedy_policy(q_values: Tensor) -> Tensor:
     """All probability [B, A] on the action of the greatest value.
@@ -104,23 +106,33 @@ def quantile_huber(z_tm1: Tensor, taus: Tensor, target: Tensor) -> Tensor:
 
 
 class _QuantileHuber(torch.autograd.Function):
-    """With its gradient written out: the [B, N, M] differences are most of its time, and autograd would keep five.
+    """With its gradient written out, in pieces that stay in the processor's cache.
 
-    At 200 quantiles and a batch of 32 it takes 1.4 ms in place of 23.
+    The differences [B, N, M] are most of its time, and autograd would keep five such arrays: at 200 quantiles and a
+    batch of 32 they took 23 ms, of an update's 30 without them; now 1.4 ms.
     """
 
     @staticmethod
     def forward(ctx: Any, z_tm1: Tensor, taus: Tensor, target: Tensor) -> Tensor:
-        difference = target.unsqueeze(1) - z_tm1.unsqueeze(2)  # (B, N, M)
-        # Positive differences weigh tau and negative ones 1 - tau. Where c is the difference clipped to 1, which is the
-        # Huber loss's gradient, the loss itself is c (difference - c / 2).
-        above, below = difference.clamp(0, 1), difference.clamp(-1, 0)
-        ctx.save_for_backward(-(taus * above.mean(2) + (1 - taus) * below.mean(2)))
-        loss_above = difference.sub(above, alpha=0.5).mul_(above).mean(2)
-        loss_below = difference.sub_(below, alpha=0.5).mul_(below).mean(2)
-        return (taus * loss_above + (1 - taus) * loss_below).sum(1)
+        rows = max(_CACHED_DIFFERENCES // (z_tm1.shape[1] * target.shape[1]), 1)
+        pieces = zip(*(torch.split(tensor, rows) for tensor in (z_tm1, taus, target)), strict=True)
+        losses, gradients = zip(*(_quantile_huber_and_gradient(*piece) for piece in pieces), strict=True)
+        ctx.save_for_backward(torch.cat(gradients))
+        return torch.cat(losses)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
         return upstream.unsqueeze(1) * gradient, None, None
+
+
+def _quantile_huber_and_gradient(z_tm1: Tensor, taus: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses [B] and their gradient [B, N] in `z_tm1`."""
+    difference = target.unsqueeze(1) - z_tm1.unsqueeze(2)  # (B, N, M)
+    # Positive differences weigh tau and negative ones 1 - tau. Where c is the difference clipped to 1, which is the
+    # Huber loss's gradient, the loss itself is c (difference - c / 2).
+    above, below = difference.clamp(0, 1), difference.clamp(-1, 0)
+    gradient = -(taus * above.mean(2) + (1 - taus) * below.mean(2))
+    loss_above = difference.sub(above, alpha=0.5).mul_(above).mean(2)
+    loss_below = difference.sub_(below, alpha=0.5).mul_(below).mean(2)
+    return (taus * loss_above + (1 - taus) * loss_below).sum(1), gradient
