@@ -2,5 +2,6 @@
 
 from rl_lab.replay.frames import DEFAULT_CHUNK_FRAMES, STORAGES
 from rl_lab.replay.memory import Batch, ReplayMemory
+from rl_lab.replay.prioritized import Draw, PrioritizedReplayMemory
 
-__all__ = ["DEFAULT_CHUNK_FRAMES", "STORAGES", "Batch", "ReplayMemory"]
+__all__ = ["DEFAULT_CHUNK_FRAMES", "STORAGES", "Batch", "Draw", "PrioritizedReplayMemory", "ReplayMemory"]

@@ -194,12 +194,16 @@ class ReplayMemory:
     def _complete(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[N], whether all that the transition needs is in memory: its stack, its n steps, what to bootstrap from."""
         slots = indices % self.num_slots
-        oldest = np.maximum(self._written[games] - self.num_slots, 0)
-        has_stack = indices - self._ages[games, slots] >= oldest
         _, discounts, steps = self._n_step(games, indices)
         has_future = (discounts == 0) | (indices + steps < self._written[games])
-        complete: NDArray[np.bool_] = self._is_transition[games, slots] & has_stack & has_future
+        complete: NDArray[np.bool_] = self._is_transition[games, slots] & self._has_stack(games, indices) & has_future
         return complete
+
+    def _has_stack(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether all frames of the observations at the given steps are in memory."""
+        oldest = np.maximum(self._written[games] - self.num_slots, 0)
+        has_stack: NDArray[np.bool_] = indices - self._ages[games, indices % self.num_slots] >= oldest
+        return has_stack
 
     def _n_step(
         self, games: NDArray[np.int64], indices: NDArray[np.int64]
