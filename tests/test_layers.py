@@ -30,7 +30,7 @@ LAYERS = (
         "lock",
         "watchdog",
     },
-    {"atari", "losses", "networks", "optimizers"},
+    {"atari", "augmentation", "losses", "networks", "optimizers", "resets"},
     {"replay", "weights", "values", "tensors", "guards"},
     {"agent", "events", "tensorboard"},
     {"experiment"},
