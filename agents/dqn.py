@@ -2,7 +2,8 @@
 
 One loop: act epsilon-greedily in parallel games, let the emulators run, learn from replay meanwhile, store what came.
 What came after DQN are switches: Double DQN, n-step and Munchausen targets; dueling, noisy and residual networks;
-distributions of the return in place of its mean. The equations stand in rl_lab.losses, the layers in rl_lab.networks.
+distributions of the return in place of its mean; prioritized replay. The equations stand in rl_lab.losses, the layers
+in rl_lab.networks.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from rl_lab.optimizers import (
     optimizer_state_like,
     state_names,
 )
-from rl_lab.replay import DEFAULT_CHUNK_FRAMES, STORAGES, Batch, ReplayMemory
+from rl_lab.replay import DEFAULT_CHUNK_FRAMES, STORAGES, Batch, Draw, PrioritizedReplayMemory, ReplayMemory
 from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.schedules import linear
 from rl_lab.seeding import generator, generator_state, integer_seed, restore_generator
@@ -106,6 +107,16 @@ class DQNConfig(AgentConfig):
     """raw (7 kB a transition) or zstd (compressed, the same batches: 50 to 350 bytes in most games)."""
     replay_chunk_frames: int = DEFAULT_CHUNK_FRAMES
     """zstd: consecutive frames of a game in one piece; more take less memory and more time."""
+    replay_sampling: str = "uniform"
+    """uniform or prioritized (by the TD errors last seen, of distributions the losses; Schaul et al. 2016)."""
+    priority_exponent: float = 0.6
+    """prioritized: from 0, uniform, to 1, in proportion to the TD error (alpha; 0.6 in the paper)."""
+    importance_exponent_start: float = 0.4
+    """prioritized: share of the sampling's bias that weights in the loss undo at step 0 (beta; 0.4 in the paper)."""
+    importance_exponent_end: float = 1.0
+    """prioritized: that share after importance_annealing_steps."""
+    importance_annealing_steps: int = 50_000_000
+    """prioritized: agent steps from start to end, linearly; the whole of training in the paper."""
     batch_size: int = 32
     """Transitions in an update."""
     learning_starts_steps: int = 50_000
@@ -148,6 +159,7 @@ class DQNConfig(AgentConfig):
         require_one_of(self, OPTIMIZERS, "optimizer")
         require_one_of(self, PRECISIONS, "precision")
         require_one_of(self, STORAGES, "replay_storage")
+        require_one_of(self, ("uniform", "prioritized"), "replay_sampling")
         require_between(self, 4, 256, "replay_chunk_frames")
         require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay", "momentum")
         require_between(self, 0, 1, "munchausen_scale")
@@ -161,7 +173,9 @@ class DQNConfig(AgentConfig):
         require_at_least(
             self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"
         )
+        require_between(self, 0, 1, "priority_exponent", "importance_exponent_start", "importance_exponent_end")
         require_at_least(self, 0, "target_update_steps", "epsilon_decay_steps", "max_gradient_norm", "weight_decay")
+        require_at_least(self, 0, "importance_annealing_steps")
         self._require_switches_that_fit()
         if self.batch_size > self.replay_capacity:
             raise LabError(
@@ -253,6 +267,7 @@ class DQN(Agent):
         self._last_loss = torch.zeros(())
         self._last_q_values = torch.zeros(0, task.num_actions)  # (B, A) float32
         self._last_td_error = torch.zeros(0)  # (B,) float32; for the eye only: nothing to go on from
+        self._last_priorities = torch.zeros(0)  # (B,) float32
 
     def prepare(self) -> None:
         """Allocate the replay memory, the target network and the optimizer."""
@@ -263,7 +278,8 @@ class DQN(Agent):
                 LabWarning,
                 stacklevel=2,
             )
-        self.replay = ReplayMemory(
+        self._prioritized = self._build_prioritized() if config.replay_sampling == "prioritized" else None
+        self.replay = self._prioritized or ReplayMemory(
             config.replay_capacity,
             task.num_games,
             discount=config.discount,
@@ -404,15 +420,12 @@ class DQN(Agent):
         """(B, A)."""
         return self._values.q_values(network(torch.from_numpy(observations).to(self._device)))
 
-    def _sample_due(self, sampler: Executor) -> Sequence[Future[Batch]]:
+    def _sample_due(self, sampler: Executor) -> Sequence[Future[tuple[Batch, Draw | None]]]:
         """Batches for the updates that are due by now, drawn in another thread.
 
         Until `_learn` has taken the last one, nothing else may touch the replay or its generator.
         """
-        return [
-            sampler.submit(self.replay.sample, self.config.batch_size, self._replay_rng)
-            for _ in range(self._updates, self._due_updates)
-        ]
+        return [sampler.submit(self.sample) for _ in range(self._updates, self._due_updates)]
 
     @property
     def _due_updates(self) -> int:
@@ -420,17 +433,38 @@ class DQN(Agent):
         since_start = self._steps - self.config.learning_starts_steps
         return max(since_start // self.config.update_every_steps, 0)
 
-    def _learn(self, batches: Sequence[Future[Batch]]) -> None:
+    def _learn(self, batches: Sequence[Future[tuple[Batch, Draw | None]]]) -> None:
         """One update on each batch; the target network follows when its time has come."""
-        for batch in batches:
-            self.update(batch.result())
+        priorities: list[tuple[Draw, Tensor]] = []
+        for future in batches:
+            batch, draw = future.result()
+            self.update(batch, None if draw is None else draw.weights)
+            if draw is not None:
+                priorities.append((draw, self._last_priorities))
+        # Not earlier: all batches of a step are drawn by the priorities before it, whichever thread is quicker.
+        for draw, last_seen in priorities:
+            assert self._prioritized is not None
+            self._prioritized.update_priorities(draw.games, draw.indices, last_seen.cpu().numpy())
         config = self.config
         if config.target_update_steps and self._steps // config.target_update_steps > self._target_copies:
             self._target_copies = self._steps // config.target_update_steps
             self._target_network.load_state_dict(self._learner.state_dict())
 
-    def update(self, batch: Batch) -> None:
-        """One gradient step."""
+    def sample(self) -> tuple[Batch, Draw | None]:
+        """A batch by the configured rule."""
+        config = self.config
+        if self._prioritized is None:
+            return self.replay.sample(config.batch_size, self._replay_rng), None
+        importance_exponent = linear(
+            self._steps,
+            start=config.importance_exponent_start,
+            end=config.importance_exponent_end,
+            over_steps=config.importance_annealing_steps,
+        )
+        return self._prioritized.sample_by_priority(config.batch_size, self._replay_rng, importance_exponent)
+
+    def update(self, batch: Batch, weights: NDArray[np.float32] | None = None) -> None:
+        """One gradient step; `weights` [B] are those of the transitions in the loss, 1 unless given."""
         observations, actions, returns, discounts, next_observations = (
             torch.from_numpy(array).to(self._device) for array in batch
         )
@@ -441,7 +475,10 @@ class DQN(Agent):
             output_tm1, actions, target.r_t, discounts, target.output_t, target.policy_t
         )
         assert transition_losses.shape == (self.config.batch_size,), transition_losses.shape
-        loss = transition_losses.mean()
+        weighted = (
+            transition_losses if weights is None else transition_losses * torch.from_numpy(weights).to(self._device)
+        )
+        loss = weighted.mean()
 
         loss.backward()  # type: ignore[no-untyped-call]  # torch left it untyped
         self._weights.take_gradients()
@@ -454,6 +491,8 @@ class DQN(Agent):
             q_tm1 = self._values.q_values(output_tm1)  # (B, A) float32
             td_error = losses.td_error(q_tm1, actions, target.r_t, discounts, target.q_t, target.policy_t)
         self._last_loss, self._last_q_values, self._last_td_error = loss.detach(), q_tm1.detach(), td_error.detach()
+        # Schaul et al. 2016: the TD error; for distributions the loss itself (Hessel et al. 2018).
+        self._last_priorities = (td_error.abs() if self.config.values == "scalar" else transition_losses).detach()
 
     def _clip_gradients(self, max_norm: float) -> None:
         """Scale the gradients down to the norm where they exceed it."""
@@ -485,6 +524,18 @@ class DQN(Agent):
             return _Target(r_t, output_t, q_t, losses.soft_policy(q_t, config.munchausen_temperature))
         selector = self._values.q_values(self._learner(next_observations)) if config.double else q_t
         return _Target(returns, output_t, q_t, losses.greedy_policy(selector))
+
+    def _build_prioritized(self) -> PrioritizedReplayMemory:
+        config = self.config
+        return PrioritizedReplayMemory(
+            config.replay_capacity,
+            self._task.num_games,
+            discount=config.discount,
+            priority_exponent=config.priority_exponent,
+            n_step=config.n_step,
+            storage=config.replay_storage,
+            chunk_frames=config.replay_chunk_frames,
+        )
 
     def _build_values(self) -> Values[Any]:
         """How the network's output is read and learned."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rl_lab.agent import Task, load_agent
 from rl_lab.atari import AtariVectorEnv, Episode, named_protocol
 from rl_lab.errors import LabError, LabWarning
-from rl_lab.replay import Batch
+from rl_lab.replay import Batch, Draw
 from rl_lab.saved import SavedFiles
 from rl_lab.values import VALUES
 from tests.fakes import EveryStep
@@ -356,6 +356,118 @@ def test_td_errors_of_the_last_batch_are_those_of_mean_values(values: str) -> No
     assert 0 < td_error.abs().max() < 1
 
 
+@pytest.mark.filterwarnings("ignore:the network values states beyond")  # it learns fast, to differ soon
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"replay_sampling": "uniform"},
+        {"priority_exponent": 0.3},
+        {"importance_exponent_start": 0.0},
+        {"importance_exponent_end": 0.0},
+        {"importance_annealing_steps": 40},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_hyperparameter_of_prioritized_replay_changes_what_is_learned(change: dict[str, Any]) -> None:
+    config = replace(bold_config(), replay_sampling="prioritized", importance_annealing_steps=60)
+    assert learned(replace(config, **change), steps=80) != learned(config, steps=80)
+
+
+class Prioritized:
+    """The replay of an agent, which notes what it is asked and told in which order."""
+
+    def __init__(self, agent: DQN, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self.importance_exponents: list[float] = []
+        self.draws: list[Draw] = []
+        self.updates: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
+        assert agent._prioritized is not None
+        self._sample, self._update = agent._prioritized.sample_by_priority, agent._prioritized.update_priorities
+        monkeypatch.setattr(agent._prioritized, "sample_by_priority", self.sample_by_priority)
+        monkeypatch.setattr(agent._prioritized, "update_priorities", self.update_priorities)
+
+    def sample_by_priority(
+        self, batch_size: int, rng: np.random.Generator, importance_exponent: float
+    ) -> tuple[Batch, Draw]:
+        batch, draw = self._sample(batch_size, rng, importance_exponent)
+        self.calls.append("sample")
+        self.importance_exponents.append(importance_exponent)
+        self.draws.append(draw)
+        return batch, draw
+
+    def update_priorities(
+        self, games: NDArray[np.int64], indices: NDArray[np.int64], priorities: NDArray[np.float32]
+    ) -> None:
+        self._update(games, indices, priorities)
+        self.calls.append("update")
+        self.updates.append((indices, priorities))
+
+
+def prioritized_config() -> DQNConfig:
+    return replace(small_config(), replay_sampling="prioritized", importance_annealing_steps=50)
+
+
+def test_priorities_are_the_absolute_td_errors_of_the_transitions_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ready_agent(prioritized_config())
+    replay = Prioritized(agent, monkeypatch)
+    play(agent, 60)
+    assert replay.calls == ["sample", "update"] * 6
+    for draw, (indices, priorities) in zip(replay.draws, replay.updates, strict=True):
+        assert np.array_equal(draw.indices, indices)
+        assert (priorities > 0).all()
+    assert np.array_equal(replay.updates[-1][1], agent._last_td_error.abs().numpy())
+
+
+@pytest.mark.parametrize("values", [name for name in VALUES if name != "scalar"])
+def test_priorities_of_distributions_are_the_losses(values: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ready_agent(replace(prioritized_config(), values=values, quantiles=8, importance_exponent_start=0.0))
+    agent.config = replace(agent.config, importance_exponent_end=0.0)  # all weights are 1
+    replay = Prioritized(agent, monkeypatch)
+    play(agent, 40)
+    assert replay.updates[-1][1].mean() == pytest.approx(agent._last_loss.item(), rel=1e-5)
+
+
+def test_batches_of_one_step_are_all_drawn_before_a_priority_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ready_agent(replace(prioritized_config(), update_every_steps=1), num_games=2)
+    replay = Prioritized(agent, monkeypatch)
+    play(agent, 40, num_games=2)
+    assert replay.calls == ["sample", "sample", "update", "update"] * 3
+
+
+def test_importance_exponent_follows_its_schedule_over_agent_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ready_agent(prioritized_config())
+    replay = Prioritized(agent, monkeypatch)
+    play(agent, 64)
+    # Updates at steps 36 to 60: 0.4 + 0.6 * step / 50, at most 1.
+    expected = [0.832, 0.88, 0.928, 0.976, 1.0, 1.0, 1.0]
+    assert replay.importance_exponents == pytest.approx(expected)
+
+
+def test_the_loss_of_each_transition_has_its_weight() -> None:
+    agent = ready_agent(replace(small_config(), loss="squared"))
+    play(agent, 40)
+    batch = agent.replay.sample(4, np.random.default_rng(0))
+    td_errors = td_errors_of(agent, batch)
+    weights = np.array([1, 0.5, 0.25, 0], np.float32)
+    agent.update(batch, weights)
+    assert agent._last_loss.item() == pytest.approx(float((weights * td_errors**2).mean() / 2), rel=1e-5)
+
+
+def td_errors_of(agent: DQN, batch: Batch) -> NDArray[np.float32]:
+    """r + discount * max Q_target(s', a') - Q(s, a)."""
+    with torch.no_grad():
+        q_tm1, q_t = (
+            agent.network(torch.from_numpy(batch.observations)),
+            agent._target_network(torch.from_numpy(batch.next_observations)),
+        )
+    td_errors: NDArray[np.float32] = (
+        batch.returns
+        + batch.discounts * q_t.max(dim=1).values.numpy()
+        - q_tm1.numpy()[np.arange(len(batch.actions)), batch.actions]
+    )
+    return td_errors
+
+
 @pytest.mark.parametrize("max_norm", [1e-3, 1e3])
 def test_gradients_are_clipped_as_torch_does(max_norm: float) -> None:
     agent = ready_agent()
@@ -526,6 +638,12 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         ("epsilon_start", 1.5),
         ("epsilon_end", -0.1),
         ("discount", math.nan),
+        ("replay_sampling", "rank"),
+        ("priority_exponent", 1.1),
+        ("priority_exponent", -0.1),
+        ("importance_exponent_start", math.nan),
+        ("importance_exponent_end", 2.0),
+        ("importance_annealing_steps", -1),
         ("rmsprop_decay", 1.01),
         ("network", "resnet"),
         ("loss", "mse"),

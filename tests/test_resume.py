@@ -30,6 +30,10 @@ AGENTS = {
     "dqn": tiny_dqn(),
     "dqn that has overwritten its replay": tiny_dqn(replay_capacity=150, replay_storage="zstd", optimizer="adam"),
     "dqn in half width": tiny_dqn(precision="bf16", double=True, n_step=3),
+    "dqn with prioritized replay": tiny_dqn(replay_sampling="prioritized", importance_annealing_steps=300),
+    "dqn that has overwritten its prioritized replay": tiny_dqn(
+        replay_sampling="prioritized", replay_capacity=150, replay_storage="zstd", n_step=3, update_every_steps=1
+    ),
     "dqn of 2013": tiny_dqn(target_update_steps=0, replay_storage="zstd"),
     "dqn of noisy distributions": tiny_dqn(
         noisy=True, dueling=True, values="categorical", optimizer="adamw", weight_decay=0.1, network="data_efficient"
