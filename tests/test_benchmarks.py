@@ -60,6 +60,8 @@ def test_replay_compares_the_storages(capsys: pytest.CaptureFixture[str]) -> Non
     result = bench("replay", capsys)
     slower = ratios(result, "training in bf16, raw", "training in bf16, zstd")
     assert result["rows"]["time of a step, zstd : raw"]["values"] == slower
+    slower = ratios(result, "training in bf16, zstd", "training in bf16, prioritized zstd")
+    assert result["rows"]["time of a step, prioritized zstd : zstd"]["values"] == slower
 
 
 def test_replay_says_what_the_machine_is_too_small_for(
@@ -68,7 +70,13 @@ def test_replay_says_what_the_machine_is_too_small_for(
     monkeypatch.setattr("rl_lab.benchmarks.replays.available_memory_bytes", lambda: 600_000_000)
     result = bench("replay", capsys)
     assert "left out: raw storage, which needs 0.1 GB of memory" in result["notes"]
-    assert set(result["rows"]) == {"a batch of 32, zstd", "training in bf16, zstd"}
+    assert set(result["rows"]) == {
+        "a batch of 32, zstd",
+        "a batch of 32, prioritized zstd",
+        "training in bf16, zstd",
+        "training in bf16, prioritized zstd",
+        "time of a step, prioritized zstd : zstd",
+    }
 
 
 def test_memory_reports_megabytes_for_each_game(

@@ -1,65 +1,62 @@
-"""Sampling from a full replay memory, raw and compressed, alone and in the loop of training."""
+"""Sampling from a full replay memory, raw, compressed and by priority, alone and in the loop of training."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-
-import numpy as np
 
 from rl_lab.benchmarks.measuring import Report, Row, Settings, in_turns, ratios, seconds
 from rl_lab.benchmarks.replays import NUM_GAMES, Recording, fill, memory_bytes, record, those_that_fit
 from rl_lab.benchmarks.training import OURS, Training
-from rl_lab.replay import STORAGES, ReplayMemory
+from rl_lab.replay import ReplayMemory
 
 _GAME = "Freeway"
 """Its screens compress the least among the usual games: the slowest to open."""
-_BATCH_SIZE = 32
 _CALLS = 100
+_REPLAYS = {
+    "raw": {"replay_storage": "raw"},
+    "zstd": {"replay_storage": "zstd"},
+    "prioritized zstd": {"replay_storage": "zstd", "replay_sampling": "prioritized"},
+}
+"""Hyperparameters by what the rows call them."""
 
 
 def run(settings: Settings) -> Report:
-    """Times of a batch of 32, and what compression adds to a step of training."""
-    names = {f"{storage} storage": storage for storage in STORAGES}
-    fitting, notes = those_that_fit({name: memory_bytes(names[name], settings.transitions) for name in names})
-    storages = [names[name] for name in fitting]
+    """Times of a batch of 32, and what compression and priorities add to a step of training."""
+    needed_bytes = {
+        f"{name} storage": memory_bytes(changes["replay_storage"], settings.transitions)
+        for name, changes in _REPLAYS.items()
+    }
+    fitting, notes = those_that_fit(needed_bytes)
     recording = record(_GAME, settings)
-    trainings = {storage: _filled(settings, storage, recording) for storage in storages}
-    memories = {storage: _memory(training) for storage, training in trainings.items()}
-    rng = np.random.default_rng(0)
+    trainings = {
+        name: _filled(settings, changes, recording)
+        for name, changes in _REPLAYS.items()
+        if f"{name} storage" in fitting
+    }
     sampling = in_turns(
-        {
-            storage: partial(seconds, partial(memory.sample, _BATCH_SIZE, rng), _CALLS)
-            for storage, memory in memories.items()
-        },
+        {name: partial(seconds, training.agent.sample, _CALLS) for name, training in trainings.items()},  # type: ignore[attr-defined]  # DQN's
         settings.repetitions,
     )
-    loops = in_turns(
-        {storage: training.steps_per_second for storage, training in trainings.items()}, settings.repetitions
-    )
-    rows = [
-        Row(f"a batch of 32, {storage}", "ms", [1e3 * value for value in values])
-        for storage, values in sampling.items()
-    ]
-    rows += [Row(f"training in bf16, {storage}", "steps/s", values) for storage, values in loops.items()]
-    if len(storages) == 2:
-        rows.append(Row("time of a step, zstd : raw", "ratio", ratios(loops["raw"], loops["zstd"])))
+    loops = in_turns({name: training.steps_per_second for name, training in trainings.items()}, settings.repetitions)
+    rows = [Row(f"a batch of 32, {name}", "ms", [1e3 * value for value in values]) for name, values in sampling.items()]
+    rows += [Row(f"training in bf16, {name}", "steps/s", values) for name, values in loops.items()]
+    for slower, name in (("zstd", "raw"), ("prioritized zstd", "zstd")):
+        if {slower, name} <= loops.keys():
+            rows.append(Row(f"time of a step, {slower} : {name}", "ratio", ratios(loops[name], loops[slower])))
     turn = f"turns of {_CALLS} batches and of {settings.steps} agent steps with {NUM_GAMES} games"
     return Report(rows, turn, (f"{settings.transitions:,} transitions of {_GAME} by random play", *notes))
 
 
-def _filled(settings: Settings, storage: str, recording: Recording) -> Training:
+def _filled(settings: Settings, changes: Mapping[str, str], recording: Recording) -> Training:
     training = Training(
         OURS,
         settings,
         num_games=NUM_GAMES,
         precision="bf16",
-        replay_storage=storage,
         replay_capacity=settings.transitions,
+        **changes,
     )
-    fill(_memory(training), recording, settings.transitions)
-    return training
-
-
-def _memory(training: Training) -> ReplayMemory:
     memory: ReplayMemory = training.agent.replay  # type: ignore[attr-defined]  # DQN's
-    return memory
+    fill(memory, recording, settings.transitions)
+    return training
