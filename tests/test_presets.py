@@ -17,7 +17,7 @@ SMALL = (
 )
 
 
-@pytest.mark.parametrize("name", [name for name in config_names() if name.startswith("dqn/")])
+@pytest.mark.parametrize("name", [name for name in config_names() if name.startswith(("dqn/", "atari100k/"))])
 def test_a_preset_trains_and_is_evaluated(name: str, tmp_path: Path) -> None:
     assert main(["train", name, *SMALL.split(), "--runs", str(tmp_path)]) == 0
     (run,) = (path.parent for path in tmp_path.rglob("metrics.jsonl"))
