@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from rl_lab import losses
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv, Protocol
+from rl_lab.augmentation import AUGMENTATIONS, augment
 from rl_lab.checks import integer_at, require_at_least, require_between, require_one_of, require_positive
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.guards import require_finite_weights, warn_of_divergence
@@ -117,6 +118,8 @@ class DQNConfig(AgentConfig):
     """prioritized: that share after importance_annealing_steps."""
     importance_annealing_steps: int = 50_000_000
     """prioritized: agent steps from start to end, linearly; the whole of training in the paper."""
+    augmentation: str = "none"
+    """none, shift (of replayed observations, by up to 4 pixels) or shift_and_intensity (DrQ; Kostrikov et al. 2021)."""
     batch_size: int = 32
     """Transitions in an update."""
     learning_starts_steps: int = 50_000
@@ -160,6 +163,7 @@ class DQNConfig(AgentConfig):
         require_one_of(self, PRECISIONS, "precision")
         require_one_of(self, STORAGES, "replay_storage")
         require_one_of(self, ("uniform", "prioritized"), "replay_sampling")
+        require_one_of(self, AUGMENTATIONS, "augmentation")
         require_between(self, 4, 256, "replay_chunk_frames")
         require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay", "momentum")
         require_between(self, 0, 1, "munchausen_scale")
@@ -301,6 +305,7 @@ class DQN(Agent):
         )
         self._exploration_rng = generator(task.seed, "exploration")
         self._replay_rng = generator(task.seed, "replay")
+        self._augmentation_rng = generator(task.seed, "augmentation")
         self._network_rng = generator(task.seed, "network")
         for network in (self._learner, self._target_network):
             let_draw(network, self._network_rng)
@@ -358,6 +363,8 @@ class DQN(Agent):
             "exploration": generator_state(self._exploration_rng),
             "replay": generator_state(self._replay_rng),
         }
+        if self.config.augmentation != "none":
+            counters["augmentation"] = generator_state(self._augmentation_rng)
         if self.config.draws_in_network:
             counters["network"] = generator_state(self._network_rng)
         learner = {**self._learner_state(), **prefixed("optimizer", optimizer_state(self._optimizer))}
@@ -375,6 +382,8 @@ class DQN(Agent):
             raise LabError(f"{_COUNTERS} is damaged: its counters do not fit each other")
         restore_generator(self._exploration_rng, counters.get("exploration"))
         restore_generator(self._replay_rng, counters.get("replay"))
+        if self.config.augmentation != "none":
+            restore_generator(self._augmentation_rng, counters.get("augmentation"))
         if self.config.draws_in_network:
             restore_generator(self._network_rng, counters.get("network"))
 
@@ -451,7 +460,15 @@ class DQN(Agent):
             self._target_network.load_state_dict(self._learner.state_dict())
 
     def sample(self) -> tuple[Batch, Draw | None]:
-        """A batch by the configured rule."""
+        """A batch by the configured rule, augmented."""
+        batch, draw = self._draw()
+        kind, rng = self.config.augmentation, self._augmentation_rng
+        observations, next_observations = (
+            augment(kind, frames, rng) for frames in (batch.observations, batch.next_observations)
+        )
+        return batch._replace(observations=observations, next_observations=next_observations), draw
+
+    def _draw(self) -> tuple[Batch, Draw | None]:
         config = self.config
         if self._prioritized is None:
             return self.replay.sample(config.batch_size, self._replay_rng), None

@@ -7,13 +7,27 @@ two batches. In numpy, so that the thread that draws a batch also augments it, b
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from rl_lab.errors import LabError
 
+Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
+"""Of 0 to 255."""
+AUGMENTATIONS = ("none", "shift", "shift_and_intensity")
 
-def random_shifts(observations: NDArray[np.uint8], rng: np.random.Generator, *, pad: int = 4) -> NDArray[np.uint8]:
+
+def augment(kind: str, observations: Pixels, rng: np.random.Generator) -> Pixels:
+    """Observations [B, C, H, W], changed as one of `AUGMENTATIONS` says; both together are those of DrQ."""
+    if kind == "none":
+        return observations
+    shifted = random_shifts(observations, rng)
+    return shifted if kind == "shift" else random_intensities(shifted, rng)
+
+
+def random_shifts(observations: Pixels, rng: np.random.Generator, *, pad: int = 4) -> Pixels:
     """Observations [B, C, H, W], each padded by `pad` pixels and cropped anywhere (Kostrikov et al. 2021, 2004.13649).
 
     All shifts from -pad to pad are as likely, both ways; Dopamine's crop never takes the last one. LabError for a shift
@@ -28,7 +42,7 @@ def random_shifts(observations: NDArray[np.uint8], rng: np.random.Generator, *, 
     return shift(observations, rng.integers(-pad, pad + 1, (len(observations), 2)), pad=pad)
 
 
-def shift(observations: NDArray[np.uint8], shifts: NDArray[np.int64], *, pad: int) -> NDArray[np.uint8]:
+def shift(observations: Pixels, shifts: NDArray[np.int64], *, pad: int) -> Pixels:
     """Observations [B, C, H, W], each moved down and right by `shifts` [B, 2] of at most `pad` pixels either way.
 
     What comes in at the edges repeats them. The channels are last in memory, as replay gives them.
@@ -37,15 +51,13 @@ def shift(observations: NDArray[np.uint8], shifts: NDArray[np.int64], *, pad: in
     assert shifts.shape == (batch_size, 2), shifts.shape
     images = observations.transpose(0, 2, 3, 1)
     padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
-    shifted = np.empty((batch_size, height, width, channels), np.uint8)
+    shifted = np.empty((batch_size, height, width, channels), observations.dtype)
     for row, (top, left) in enumerate((pad - shifts).tolist()):
         shifted[row] = padded[row, top : top + height, left : left + width]
     return shifted.transpose(0, 3, 1, 2)
 
 
-def random_intensities(
-    observations: NDArray[np.uint8], rng: np.random.Generator, *, scale: float = 0.05
-) -> NDArray[np.float32]:
+def random_intensities(observations: Pixels, rng: np.random.Generator, *, scale: float = 0.05) -> NDArray[np.float32]:
     """Observations [B, C, H, W], each times 1 + scale * clip(N(0, 1), -2, 2) (code of SPR, Schwarzer et al. 2021).
 
     float32, as bytes would round the change away from dark pixels; not clipped, so that white may become whiter.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rl_lab.augmentation import random_intensities, random_shifts, shift
+from rl_lab.augmentation import Pixels, random_intensities, random_shifts, shift
 from rl_lab.errors import LabError
 
 
@@ -45,7 +45,7 @@ def test_a_shift_of_0_pixels_changes_nothing() -> None:
     assert np.array_equal(random_shifts(observations, np.random.default_rng(0), pad=0), observations)
 
 
-def shifts_seen(observations: NDArray[np.uint8], shifted: NDArray[np.uint8], pad: int) -> list[tuple[int, int]]:
+def shifts_seen(observations: Pixels, shifted: Pixels, pad: int) -> list[tuple[int, int]]:
     """The shift of each observation, all frames of its stack alike, found by trying all."""
     both_ways = range(-pad, pad + 1)
     tried = {

@@ -34,6 +34,7 @@ AGENTS = {
     "dqn that has overwritten its prioritized replay": tiny_dqn(
         replay_sampling="prioritized", replay_capacity=150, replay_storage="zstd", n_step=3, update_every_steps=1
     ),
+    "dqn that augments": tiny_dqn(augmentation="shift_and_intensity", update_every_steps=1),
     "dqn of 2013": tiny_dqn(target_update_steps=0, replay_storage="zstd"),
     "dqn of noisy distributions": tiny_dqn(
         noisy=True, dueling=True, values="categorical", optimizer="adamw", weight_decay=0.1, network="data_efficient"

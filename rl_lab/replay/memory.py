@@ -39,16 +39,16 @@ _COLUMNS = {
 class Batch(NamedTuple):
     """Transitions; each array has shape [B, ...]. Time t - 1 acts, time t is up to n steps later."""
 
-    observations: NDArray[np.uint8]
-    """[B, 4, 84, 84] at t - 1; in memory with the channels last."""
+    observations: NDArray[np.uint8 | np.float32]
+    """[B, 4, 84, 84] at t - 1, 0 to 255, bytes unless augmented; in memory with the channels last."""
     actions: NDArray[np.int64]
     """[B]"""
     returns: NDArray[np.float32]
     """[B], discounted sum of the rewards from t - 1 to t."""
     discounts: NDArray[np.float32]
     """[B], weight of the value of `next_observations`: 0 where the return ended, discount ** steps otherwise."""
-    next_observations: NDArray[np.uint8]
-    """[B, 4, 84, 84] at t; in memory with the channels last."""
+    next_observations: NDArray[np.uint8 | np.float32]
+    """[B, 4, 84, 84] at t, likewise."""
 
 
 class ReplayMemory:
