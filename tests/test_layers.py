@@ -30,7 +30,7 @@ LAYERS = (
         "lock",
         "watchdog",
     },
-    {"atari", "augmentation", "losses", "networks", "optimizers", "resets"},
+    {"atari", "augmentation", "losses", "networks", "optimizers"},
     {"replay", "weights", "values", "tensors", "guards"},
     {"agent", "events", "tensorboard"},
     {"experiment"},
