@@ -220,6 +220,15 @@ def test_layer_normalization_stands_before_each_rectifier_of_the_convolutions_an
     assert [kinds[index - 1] for index in rectifiers] == 3 * [nn.GroupNorm] + [nn.LayerNorm]
 
 
+def test_layer_normalization_stands_before_each_rectifier_of_impala() -> None:
+    network = switched("impala", layer_norm=True)
+    kinds = [type(layer) for layer in network]
+    rectifiers = [index for index, kind in enumerate(kinds) if kind is nn.ReLU]
+    assert [kinds[index - 1] for index in rectifiers] == [nn.GroupNorm, nn.LayerNorm]
+    # Two more in each of the six residual blocks, for the rectifiers that they apply themselves.
+    assert sum(isinstance(module, nn.GroupNorm) for module in network.modules()) == 6 * 2 + 1
+
+
 def test_quantile_embedding_is_the_papers() -> None:
     embedding = QuantileEmbedding(4, 3)
     features, taus = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.25, 0.5]])

@@ -62,4 +62,6 @@ def _impala(width: int, *, spectral_norm: bool, layer_norm: bool) -> Torso:
             *(Residual(filters, spectral_norm=spectral_norm, layer_norm=layer_norm) for _ in range(2)),
         ]
         channels = filters
+    if layer_norm:
+        layers.append(channel_norm(channels))
     return Torso([*layers, nn.ReLU(inplace=True), nn.Flatten()], channels * 11 * 11, 256)
