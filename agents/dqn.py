@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -173,12 +172,15 @@ class DQNConfig(AgentConfig):
         require_between(self, 1, 8, "impala_width")
         require_between(self, 2, 1_000, "atoms")
         require_between(self, 1, 1_000, "quantiles", "cosines")
-        require_positive(self, "learning_rate", "optimizer_epsilon", "noisy_sigma", "munchausen_temperature")
+        require_positive(self, "learning_rate", "optimizer_epsilon")
+        require_between(self, 1e-6, 100, "noisy_sigma")
+        require_between(self, 1e-6, 1e6, "munchausen_temperature")
         require_at_least(
             self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"
         )
         require_between(self, 0, 1, "priority_exponent", "importance_exponent_start", "importance_exponent_end")
-        require_at_least(self, 0, "target_update_steps", "epsilon_decay_steps", "max_gradient_norm", "weight_decay")
+        require_between(self, 0, 1, "weight_decay")
+        require_at_least(self, 0, "target_update_steps", "epsilon_decay_steps", "max_gradient_norm")
         require_at_least(self, 0, "importance_annealing_steps")
         self._require_switches_that_fit()
         if self.batch_size > self.replay_capacity:
@@ -194,8 +196,13 @@ class DQNConfig(AgentConfig):
 
     def _require_switches_that_fit(self) -> None:
         """LabError for two that exclude each other, or one that would do nothing."""
-        if not -math.inf < self.v_min < self.v_max < math.inf:
-            raise LabError(f"v_min is {self.v_min} and v_max {self.v_max}; allowed is a v_min below v_max")
+        # In single precision atoms that are closer than these would be one, and larger ones not finite.
+        largest = max(abs(self.v_min), abs(self.v_max))
+        if not (largest <= 1e6 and self.v_max - self.v_min >= 1e-3 * max(largest, 1)):
+            raise LabError(
+                f"v_min is {self.v_min} and v_max {self.v_max}; allowed is a v_min below v_max, by a thousandth of the "
+                "larger or more, both from -1000000 to 1000000"
+            )
         not_together = (
             (self.munchausen and self.values == "categorical", "values is categorical", "munchausen is false"),
             (self.munchausen and self.double, "double is true", "munchausen is false: both choose the next action"),

@@ -654,14 +654,17 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("noisy_sigma", 0.0),
+        ("noisy_sigma", 1_000.0),
         ("atoms", 1),
         ("quantiles", 0),
         ("cosines", 0),
         ("munchausen_temperature", 0.0),
+        ("munchausen_temperature", 1e-40),
         ("munchausen_scale", 1.5),
         ("munchausen_clip", 0.5),
         ("momentum", math.nan),
         ("weight_decay", -0.1),
+        ("weight_decay", 2.0),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
@@ -684,6 +687,9 @@ def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: 
         ({"v_min": 10.0}, "v_min is 10.0 and v_max 10.0; allowed is a v_min below v_max"),
         ({"v_max": math.nan}, "v_min is -10.0 and v_max nan; allowed is a v_min below v_max"),
         ({"v_min": -math.inf}, "v_min is -inf and v_max 10.0; allowed is a v_min below v_max"),
+        ({"v_max": 1e308}, r"v_min is -10.0 and v_max 1e\+308; allowed is .*from -1000000 to 1000000"),
+        ({"v_min": 10 - 1e-12}, "v_min is 9.99.* and v_max 10.0; allowed is a v_min below v_max, by a thousandth"),
+        ({"v_min": -1e-50, "v_max": 1e-50}, "v_min is -1e-50 and v_max 1e-50; allowed is a v_min below v_max"),
     ],
 )
 def test_switches_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
