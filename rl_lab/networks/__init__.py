@@ -19,6 +19,7 @@ from rl_lab.networks.heads import DuelingHead, ImplicitQuantileNetwork, Quantile
 from rl_lab.networks.initialization import INITIALIZATIONS, initialize
 from rl_lab.networks.layers import Dropout, NoisyLinear, PixelConv2d
 from rl_lab.networks.torsos import NETWORKS, Torso, build_torso
+from rl_lab.system import require_memory
 
 __all__ = [
     "INITIALIZATIONS",
@@ -71,7 +72,8 @@ def build_network(
     """The network with the torso called `name`: pixels [B, 4, 84, 84] in; out come [B, num_actions], or the same with
     `num_atoms` numbers in place of each, or `Quantiles`.
 
-    Its weights are drawn from `generator` as one of `INITIALIZATIONS` says.
+    Its weights are drawn from `generator` as one of `INITIALIZATIONS` says. LabError where this machine's memory cannot
+    hold them.
     """
     architecture = architecture or Architecture()
     # On the meta device a layer's own initialisation draws nothing from torch's global generator.
@@ -83,6 +85,8 @@ def build_network(
             layer_norm=architecture.layer_norm,
         )
         network = _with_head(torso, num_actions, architecture)
+    num_weights = sum(parameter.numel() for parameter in network.parameters())
+    require_memory(4 * num_weights, f"a network of {num_weights:,} weights", "use fewer units, filters or atoms")
     network.to_empty(device="cpu")
     initialize(network, initialization, generator)
     # The convolutions take a tenth less time on a CPU in this layout; shapes and weights are the same.
