@@ -230,6 +230,18 @@ def test_gradient_of_quantile_huber_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda z: quantile_huber(z, taus, target), (z,))
 
 
+def test_quantile_huber_of_a_batch_in_pieces_is_that_of_each_row() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, taus, target = (torch.randn((10, 200), generator=generator) for _ in range(3))  # 3 rows a piece, the last of 1
+    taus, z = taus.sigmoid(), z.requires_grad_()
+    losses = quantile_huber(z, taus, target)
+    rows = torch.cat([quantile_huber(*(tensor[b : b + 1] for tensor in (z, taus, target))) for b in range(10)])
+    assert torch.allclose(losses, rows)
+    upstream = torch.arange(1.0, 11.0)  # each row's loss has a weight of its own
+    slopes, slopes_of_rows = (torch.autograd.grad(values @ upstream, z)[0] for values in (losses, rows))
+    assert torch.allclose(slopes, slopes_of_rows, atol=1e-6)
+
+
 def test_quantile_huber_of_the_median_is_half_the_huber_loss() -> None:
     z, target = torch.tensor([[0.0], [0.0]]), torch.tensor([[0.5], [-3.0]])
     loss = quantile_huber(z, torch.full((2, 1), 0.5), target)
