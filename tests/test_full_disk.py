@@ -213,7 +213,7 @@ def test_a_run_for_which_there_was_no_room_from_the_start_leaves_nothing(
         disk.make_room()
         pages += 1
         disk.fill(but_pages=pages)
-    assert pages == 4  # status, configuration, provenance, events
+    assert pages == 5  # status, configuration, provenance, events by frames and by time
     assert "No space left on device; what was saved is kept" in capsys.readouterr().err
     disk.make_room()
     assert main(["train", "--resume", str(run)]) == 0
