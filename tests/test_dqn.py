@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 
 from rl_lab.agent import Task, load_agent
 from rl_lab.atari import AtariVectorEnv, Episode, named_protocol
+from rl_lab.augmentation import Pixels, random_intensities, random_shifts
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.replay import Batch, Draw
 from rl_lab.saved import SavedFiles
@@ -371,6 +374,30 @@ def test_td_errors_of_the_last_batch_are_those_of_mean_values(values: str) -> No
 def test_every_hyperparameter_of_prioritized_replay_changes_what_is_learned(change: dict[str, Any]) -> None:
     config = replace(bold_config(), replay_sampling="prioritized", importance_annealing_steps=60)
     assert learned(replace(config, **change), steps=80) != learned(config, steps=80)
+
+
+AUGMENTED: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+    "none": lambda frames, _: frames,
+    "shift": random_shifts,
+    "shift_and_intensity": lambda frames, rng: random_intensities(random_shifts(frames, rng), rng),
+}
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "prioritized"])
+@pytest.mark.parametrize("kind", AUGMENTED)
+def test_both_observations_of_a_batch_are_augmented_as_the_config_says(kind: str, sampling: str) -> None:
+    agent = ready_agent(replace(small_config(), replay_sampling=sampling, augmentation=kind))
+    play(agent, 40)
+    replay_rng, augmentation_rng = copy.deepcopy((agent._replay_rng, agent._augmentation_rng))
+    batch, _ = agent.sample()
+    agent._replay_rng = replay_rng
+    plain, _ = agent._draw()
+    expected = [AUGMENTED[kind](frames, augmentation_rng) for frames in (plain.observations, plain.next_observations)]
+    assert np.array_equal(batch.observations, expected[0])
+    assert np.array_equal(batch.next_observations, expected[1])
+    assert np.array_equal(batch.observations, plain.observations) == (kind == "none")
+    assert batch.observations.dtype == (np.float32 if kind == "shift_and_intensity" else np.uint8)
+    assert np.array_equal(batch.actions, plain.actions)
 
 
 class Prioritized:
