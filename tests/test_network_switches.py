@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rl_lab.networks import NETWORKS, Architecture, DuelingHead, Quantiles, ValueHead, at_rest, build_network, let_draw
 from rl_lab.networks.heads import QuantileEmbedding
-from rl_lab.networks.layers import Dropout, NoisyLinear, SpectralConv2d
+from rl_lab.networks.layers import Dropout, NoisyLinear, SpectralConv2d, channel_norm
 from rl_lab.weights import MasterWeights
 
 HEADS: dict[str, dict[str, Any]] = {
@@ -203,6 +203,18 @@ def test_spectral_normalization_comes_to_a_largest_singular_value_of_1() -> None
     assert torch.allclose(layer(impulse), F.conv2d(impulse, layer.weight / exact, layer.bias, padding=1), rtol=1e-3)
 
 
+def test_spectral_normalization_learns_directions_and_no_size() -> None:
+    layer = next(
+        module for module in switched("impala", spectral_norm=True).modules() if type(module) is SpectralConv2d
+    )
+    x = torch.randn((2, 16, 8, 8), generator=seeded(0))
+    (slopes,) = torch.autograd.grad(layer(x).square().sum(), layer.weight)
+    assert slopes.norm() > 0.1
+    # Weights twice as large give the same output: the norm has its part in the gradient (Miyato et al. 2018, eq. 12).
+    cosine = F.cosine_similarity(slopes.flatten(), layer.weight.flatten(), dim=0)
+    assert abs(cosine.item()) < 1e-5
+
+
 def test_spectral_normalization_rests_where_it_has_come_to_and_goes_into_copies() -> None:
     network, other = (switched("impala", spectral_norm=True) for _ in range(2))
     for _ in range(3):
@@ -212,6 +224,11 @@ def test_spectral_normalization_rests_where_it_has_come_to_and_goes_into_copies(
         first = network(pixels())
         assert torch.equal(network(pixels()), first)
         assert torch.equal(other(pixels()), first)
+
+
+def test_layer_normalization_takes_all_features_of_an_observation_together() -> None:
+    maps = 3 + 5 * torch.randn((2, 4, 6, 6), generator=seeded(0)) * torch.arange(1, 5).view(1, 4, 1, 1)
+    assert torch.allclose(channel_norm(4)(maps).flatten(1), F.layer_norm(maps.flatten(1), [4 * 6 * 6]), atol=1e-5)
 
 
 def test_layer_normalization_stands_before_each_rectifier_of_the_convolutions_and_units() -> None:

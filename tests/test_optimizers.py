@@ -1,4 +1,4 @@
-"""RMSProp against Graves 2013, eqs. 38 to 40, written out in Python floats."""
+"""RMSProp against Graves 2013, eqs. 38 to 40, written out in Python floats; the others by their first steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rl_lab.optimizers import CentredRMSProp
+from rl_lab.optimizers import CentredRMSProp, build_optimizer
 
 
 def descend(gradients: list[float], *, start: float, learning_rate: float, decay: float, epsilon: float) -> list[float]:
@@ -63,3 +63,25 @@ def test_moments_are_in_the_state_that_is_saved() -> None:
     state = optimizer.state_dict()["state"][0]
     assert state["mean"].tolist() == [1.0, 2.0]
     assert state["mean_square"].tolist() == [2.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # rmsprop: mean 2, mean square 8, variance 4: 0.1 * 4 / sqrt(4 + 5)
+        ("rmsprop", [1 - 0.4 / 3]),
+        # adam: both moments without their bias are those of the one gradient: 0.1 * 4 / (4 + 5)
+        ("adam", [1 - 0.4 / 9]),
+        # adamw: first the weight loses 0.1 * 0.5 of itself
+        ("adamw", [0.95 - 0.4 / 9]),
+        # sgd: 0.1 * 4;  then 0.1 * (2 + 0.25 * 4)
+        ("sgd", [1 - 0.4, 1 - 0.4 - 0.3]),
+    ],
+)
+def test_the_first_steps_by_name_are_those_worked_by_hand(name: str, expected: list[float]) -> None:
+    weights = torch.tensor([1.0], requires_grad=True)
+    optimizer = build_optimizer(name, weights, 0.1, epsilon=5.0, rmsprop_decay=0.5, momentum=0.25, weight_decay=0.5)
+    for gradient, after in zip([4.0, 2.0], expected, strict=False):
+        weights.grad = torch.tensor([gradient])
+        optimizer.step()
+        assert weights.item() == pytest.approx(after)
