@@ -112,7 +112,7 @@ def test_nothing_follows_a_mistake(line: str) -> None:
     ("line", "expected"),
     [
         ("rl-lab ev", ["evaluate "]),
-        ("rl-lab train dqn/q", ["dqn/quick "]),
+        ("rl-lab train dqn/qui", ["dqn/quick "]),
         ("rl-lab train --agent.le", ["--agent.learning-starts-steps", "--agent.learning-rate"]),
         ("rl-lab train --game=Poo", ["Pooyan "]),  # bash completes what follows the =
         ("rl-lab compare ru", ["runs/"]),

@@ -740,6 +740,7 @@ def test_learning_that_would_start_beyond_the_budget_is_refused() -> None:
 
 
 def test_replay_that_the_machine_cannot_hold_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = new_agent()
     monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 1_000_000)
     with pytest.raises(LabError, match=r"needs .* GB, .* GB free; use .*--agent\.replay-capacity"):
-        new_agent().prepare()
+        agent.prepare()
