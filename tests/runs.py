@@ -11,12 +11,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from rl_lab.agent import load_agent
 from rl_lab.checkpoint import newest_checkpoint, read_manifest
 from rl_lab.curves import Progress
 from rl_lab.evaluation import Evaluation
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.records import read_records
 from rl_lab.training import Conduct, Outcome, resume_experiment, run_experiment
+from tests.tiny import tiny_experiment
 
 _SB3_ZIP = "agent/model.zip"
 
@@ -44,6 +46,14 @@ class Interrupts(Silent):
 def train(config: ExperimentConfig, runs: Path, *, overwrite: bool = False, **conduct: Any) -> Outcome:
     """A run without a word."""
     return run_experiment(config, runs, overwrite=overwrite, conduct=Conduct(**{"reporter": Silent(), **conduct}))
+
+
+def train_agents_to_watch(folder: Path) -> Path:
+    """Fill the folder with a run of a DQN in Breakout and one of uniform play, which values nothing."""
+    short = {"total_steps": 200, "evaluation_episodes": 1}
+    train(tiny_experiment(**short), folder)
+    train(tiny_experiment(**short, name="uniform", agent=load_agent("uniform").Config(name="uniform")), folder)
+    return folder
 
 
 def resume(run: Path, total_steps: int | None = None, agent_file: str | None = None, **conduct: Any) -> Outcome:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rl_lab.agent import load_agent
 from rl_lab.atari import ColourGame
 from rl_lab.checkpoint import newest_checkpoint
 from rl_lab.cli.main import main
@@ -26,18 +25,13 @@ from rl_lab.saved_agent import restore_agent
 from rl_lab.viewing import Panel, Saliency, play
 from rl_lab.viewing.video import ENCODERS, VideoFile
 from tests.processes import RL_LAB, ended, started, wait_until
-from tests.runs import train
-from tests.tiny import PROTOCOL, tiny_experiment
+from tests.runs import train_agents_to_watch
+from tests.tiny import PROTOCOL
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of a DQN in Breakout and one of uniform play, which values nothing."""
-    folder = tmp_path_factory.mktemp("watch") / "runs"
-    short = {"total_steps": 200, "evaluation_episodes": 1}
-    train(tiny_experiment(**short), folder)
-    train(tiny_experiment(**short, name="uniform", agent=load_agent("uniform").Config(name="uniform")), folder)
-    return folder
+    return train_agents_to_watch(tmp_path_factory.mktemp("watch") / "runs")
 
 
 @pytest.fixture(scope="module")

@@ -20,12 +20,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import ImageGrab, features
 
-from rl_lab.agent import load_agent
 from rl_lab.cli.main import main
 from rl_lab.viewing import Moment, Panel
 from tests.processes import RL_LAB, ended, started, wait_until
-from tests.runs import train
-from tests.tiny import tiny_experiment
+from tests.runs import train_agents_to_watch
 
 if TYPE_CHECKING:
     from rl_lab.viewing.window import Window
@@ -36,12 +34,7 @@ _TIMEOUT_SECONDS = 120
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of a DQN in Breakout and one of uniform play, which values nothing."""
-    folder = tmp_path_factory.mktemp("watch") / "runs"
-    short = {"total_steps": 200, "evaluation_episodes": 1}
-    train(tiny_experiment(**short), folder)
-    train(tiny_experiment(**short, name="uniform", agent=load_agent("uniform").Config(name="uniform")), folder)
-    return folder
+    return train_agents_to_watch(tmp_path_factory.mktemp("watch") / "runs")
 
 
 @pytest.fixture(scope="module")
