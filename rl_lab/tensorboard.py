@@ -9,15 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import urlsplit
 
-from rl_lab.errors import LabError
+from rl_lab.errors import LabError, LabWarning
 from rl_lab.events import (
     BY_TIME,
     EVALUATION_TAG,
@@ -43,13 +45,31 @@ RECORDS = "records"
 _START_SECONDS = 120  # a cold start reads all of TensorBoard from disk; a warm one takes two seconds
 
 
-def overview(runs: Path, logdir: Path) -> None:
+def readable_runs(runs: Path) -> dict[Path, dict[str, Any]]:
+    """Run -> its config, of all below `runs`; warns of those that are damaged. LabError where all are, or none is."""
+    configs, damages = {}, []
+    for directory in find_runs(runs):
+        try:
+            configs[directory] = read_config(directory)
+        except LabError as error:
+            damages.append(error)
+    if not configs:
+        raise damages[0]
+    for damage in damages:
+        _warn_of_damage(damage)
+    return configs
+
+
+def _warn_of_damage(error: LabError) -> None:
+    warnings.warn(f"{error}; TensorBoard shows of this run what its event files have", LabWarning, stacklevel=2)
+
+
+def overview(configs: Collection[Mapping[str, Any]], logdir: Path) -> None:
     """Write what no single run can say for all into the logdir: the sections of all games, and the table HPARAMS.
 
     TensorBoard takes the columns of the table from a single place, as they are when it starts. And where it joins the
     layouts of runs, it loses charts of a game unless the very first layout has the game: this one comes first.
     """
-    configs = [read_config(directory) for directory in find_runs(runs)]
     with closing(EventFile(logdir)) as file:
         file.begin()
         file.add(layout(sorted({config["game"] for config in configs})))
@@ -82,12 +102,20 @@ def _hparams_columns(rows: Sequence[Hyperparameters]) -> object:
     return Summary(value=[value])
 
 
-def record_runs(runs: Path, directory: Path) -> None:
-    """Write event files for the runs that came without, such as published ones, from their records."""
-    for run in find_runs(runs):
+def record_runs(configs: Mapping[Path, Mapping[str, Any]], runs: Path, directory: Path) -> None:
+    """Write event files for the runs that came without, such as published ones, from their records.
+
+    Warns of damaged records.
+    """
+    for run, config in configs.items():
         if any(run.glob("events.out.tfevents.*")):
             continue
-        config, evaluations = read_config(run), read_evaluations(run)
+        try:
+            metrics, evaluations = read_metrics(run), read_evaluations(run)
+            points = evaluation_points(run, config["game"])
+        except LabError as error:
+            _warn_of_damage(error)
+            continue
         protocol = evaluations[-1]["protocol"] if evaluations else ""
         writer = EventWriter(
             directory / run.relative_to(runs),
@@ -97,11 +125,11 @@ def record_runs(runs: Path, directory: Path) -> None:
             kept=Kept(),
         )
         with closing(writer):
-            for point in read_metrics(run):
-                metrics = {tag: value for tag, value in point.items() if "/" in tag and isinstance(value, float | int)}
-                writer.scalars(metrics, point["frames"])
-            for evaluation in evaluation_points(run, config["game"]):
-                writer.evaluation(evaluation)
+            for record in metrics:
+                scalars = {tag: value for tag, value in record.items() if "/" in tag and isinstance(value, float | int)}
+                writer.scalars(scalars, record["frames"])
+            for point in points:
+                writer.evaluation(point)
 
 
 @dataclass(frozen=True)
@@ -183,11 +211,10 @@ def _write_lines(
                 file.scalar(game_tag(game, tag), value, frames)
 
 
-def planned_frames(runs: Path) -> dict[str, int]:
-    """Game -> emulator frames of its longest run, as planned; LabError if there is no run."""
+def planned_frames(configs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Game -> emulator frames of its longest run, as planned."""
     frames: dict[str, int] = {}
-    for directory in find_runs(runs):
-        config = read_config(directory)
+    for config in configs:
         planned = config["total_steps"] * config["protocol"]["frame_skip"]
         frames[config["game"]] = max(planned, frames.get(config["game"], 0))
     return frames

@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 from rl_lab.cli.main import main
-from rl_lab.errors import LabError
+from rl_lab.errors import LabError, LabWarning
 from rl_lab.events import (
     BY_TIME,
     NORMALIZED_BY_TIME_TAG,
@@ -37,7 +37,15 @@ from rl_lab.events import (
 )
 from rl_lab.records import read_evaluations, read_metrics
 from rl_lab.scores import reference, score_table
-from rl_lab.tensorboard import Server, link_runs, overview, planned_frames, record_runs, reference_runs
+from rl_lab.tensorboard import (
+    Server,
+    link_runs,
+    overview,
+    planned_frames,
+    readable_runs,
+    record_runs,
+    reference_runs,
+)
 from rl_lab.video import EpisodeVideo
 from tests.events import scalars
 
@@ -145,8 +153,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serves the runs and the references as the command does, and has loaded all of them."""
     logdir = tmp_path_factory.mktemp("logdir")
-    reference_runs(logdir / "reference", REFERENCE_NAMES, planned_frames(runs))
-    overview(runs, logdir)
+    reference_runs(logdir / "reference", REFERENCE_NAMES, planned_frames(readable_runs(runs).values()))
+    overview(readable_runs(runs).values(), logdir)
     link_runs(runs, logdir)
     lengths = {(f"{run}/{BY_TIME}", "eval/human_normalized_score_by_time"): len(FRAMES) for run in RUNS}
     for name, (tag, length) in REFERENCES.items():
@@ -273,7 +281,7 @@ def test_a_published_training_curve_goes_as_far_as_the_runs(tmp_path: Path) -> N
 
 def test_published_records_are_shown_though_they_have_no_event_files(tmp_path: Path) -> None:
     published = Path(__file__).parent.parent / "docs" / "results" / "like"
-    record_runs(published, tmp_path)
+    record_runs(readable_runs(published), published, tmp_path)
     run = "Krull/dqn-like/seed-0"
     evaluations = {record["frames"]: record["mean_score"] for record in read_evaluations(published / run)}
     assert scalars(tmp_path / run, "game/Krull/mean_reward") == pytest.approx(evaluations)
@@ -284,10 +292,26 @@ def test_published_records_are_shown_though_they_have_no_event_files(tmp_path: P
     assert scalars(tmp_path / run, "train/loss") == pytest.approx(training)
 
 
+def test_a_damaged_run_is_named_and_the_others_are_shown(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"runs/Pong/dqn/seed-{seed}", [evaluation_at(4_000, 1.0)])
+    (tmp_path / "runs/Pong/dqn/seed-0/config.toml").write_text("game = 3")
+    with pytest.warns(LabWarning, match="seed-0/config.toml is no record of a run"):
+        configs = readable_runs(tmp_path / "runs")
+    assert [run.name for run in configs] == ["seed-1", "seed-2"]
+
+    for run in configs:
+        next(run.glob("events.out.tfevents.*")).unlink()
+    (tmp_path / "runs/Pong/dqn/seed-1/evaluations.jsonl").write_text("{}\n")
+    with pytest.warns(LabWarning, match="seed-1/evaluations.jsonl is no record of a run"):
+        record_runs(configs, tmp_path / "runs", tmp_path / "records")
+    assert [run.name for run in (tmp_path / "records/Pong/dqn").iterdir()] == ["seed-2"]
+
+
 def test_a_single_run_is_served_under_its_own_name(tmp_path: Path) -> None:
     run, logdir = tmp_path / "Pong/dqn/seed-0", tmp_path / "logdir"
     write_run(run, [evaluation_at(4_000, 1.0)])
-    overview(run, logdir)
+    overview(readable_runs(run).values(), logdir)
     link_runs(run, logdir)
     link_runs(run, logdir)
     assert scalars(logdir / "seed-0", "eval/mean_reward") == {4_000: 1.0}
@@ -298,7 +322,7 @@ def test_files_beside_the_runs_are_not_shown(tmp_path: Path) -> None:
     runs, logdir = tmp_path / "runs", tmp_path / "logdir"
     write_run(runs / "Pong/dqn/seed-0", [])
     EventFile(runs).close()
-    overview(runs, logdir)
+    overview(readable_runs(runs).values(), logdir)
     link_runs(runs, logdir)
     assert [path.name for path in logdir.iterdir() if path.is_symlink()] == ["Pong"]
 
@@ -382,7 +406,7 @@ def test_frames_of_a_game_are_those_of_its_longest_run(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "config.toml").write_text(CONFIG.format(game="Pong", total_steps=total_steps, agent=AGENTS["dqn"]))
         (folder / "status.json").write_text("{}")
-    assert planned_frames(tmp_path) == {"Pong": 2_800}
+    assert planned_frames(readable_runs(tmp_path).values()) == {"Pong": 2_800}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from rl_lab.tensorboard import (
     link_runs,
     overview,
     planned_frames,
+    readable_runs,
     record_runs,
     reference_runs,
 )
@@ -64,13 +65,13 @@ def _serve(options: argparse.Namespace) -> NoReturn:
             LabWarning,
             stacklevel=1,
         )
-    frames = planned_frames(options.runs)
+    configs = readable_runs(options.runs)
     end_by_keyboard_interrupt()
     with tempfile.TemporaryDirectory(prefix="rl-lab-tensorboard-") as folder:
         logdir = Path(folder)
-        references = reference_runs(logdir / REFERENCES, options.reference, frames)
-        overview(options.runs, logdir)
-        record_runs(options.runs, logdir / RECORDS)
+        references = reference_runs(logdir / REFERENCES, options.reference, planned_frames(configs.values()))
+        overview(configs.values(), logdir)
+        record_runs(configs, options.runs, logdir / RECORDS)
         link_runs(options.runs, logdir)
         for name, description in references.items():
             print(f"{name}: {description}")  # without its protocol, a line says little
