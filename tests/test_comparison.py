@@ -16,7 +16,7 @@ from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.results import read_runs
 from rl_lab.report.standings import Contender, Standing
 from rl_lab.report.summary import summary
-from rl_lab.report.tables import contenders_table
+from rl_lab.report.tables import contenders_table, scores_table
 from rl_lab.scores import curve, reference, score_table
 from tests.report_runs import write_run
 
@@ -257,6 +257,11 @@ def test_a_game_without_human_scores_is_shown_raw(tmp_path: Path) -> None:
     assert contender(comparison.evaluation, "dqn").cells["Carnival"].score == 5.0
     assert comparison.evaluation.aggregates == ()
     assert any("noop57 has no human score for Carnival" in warning for warning in comparison.warnings)
+
+
+def test_a_score_that_rounds_to_zero_has_no_sign(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, -0.02)], game="Boxing")
+    assert scores_table(compared(tmp_path).evaluation, score_table()).rows == (("Boxing", "0.0 (-0.010)"),)
 
 
 def test_three_seeds_of_one_game_cannot_tell_agents_apart_and_of_three_games_can(tmp_path: Path) -> None:

@@ -83,9 +83,9 @@ def evaluation_line(evaluation: Evaluation, table: str = DEFAULT_TABLE) -> str:
     compared = (
         "raw score only: no human score for this game"
         if human_normalized is None
-        else f"human-normalized {human_normalized:.3f} ({table})"
+        else f"human-normalized {human_normalized:z.3f} ({table})"
     )
-    return f"mean score {evaluation.mean_score:.1f}{spread} over {len(evaluation.scores)} episodes{cut}, {compared}"
+    return f"mean score {evaluation.mean_score:z.1f}{spread} over {len(evaluation.scores)} episodes{cut}, {compared}"
 
 
 def _start_line(run: Path, config: ExperimentConfig) -> str:

@@ -160,7 +160,7 @@ def _cell(cell: Cell | None, game: str, table: ScoreTable) -> str:
         return "-"
     normalized = table.human_normalized(game, cell.score)
     spread = "" if cell.spread is None else f" ± {cell.spread:.1f}"
-    return f"{cell.score:.1f}{spread} ({'no human score' if normalized is None else f'{normalized:.3f}'})"
+    return f"{cell.score:z.1f}{spread} ({'no human score' if normalized is None else f'{normalized:z.3f}'})"
 
 
 def _estimate(estimate: Estimate | None, digits: int = 3) -> str:
