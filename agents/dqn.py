@@ -2,8 +2,8 @@
 
 One loop: act epsilon-greedily in parallel games, let the emulators run, learn from replay meanwhile, store what came.
 What came after DQN are switches: Double DQN, n-step and Munchausen targets; dueling, noisy and residual networks;
-distributions of the return in place of its mean; prioritized replay. The equations stand in rl_lab.losses, the layers
-in rl_lab.networks.
+distributions of the return in place of its mean; prioritized replay; resets. The equations stand in rl_lab.losses, the
+layers in rl_lab.networks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from rl_lab import losses
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv, Protocol
 from rl_lab.augmentation import AUGMENTATIONS, augment
-from rl_lab.checks import integer_at, require_at_least, require_between, require_one_of, require_positive
+from rl_lab.checks import (
+    integer_at,
+    require_at_least,
+    require_between,
+    require_fitting,
+    require_one_of,
+    require_positive,
+)
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.guards import require_finite_weights, warn_of_divergence
 from rl_lab.networks import INITIALIZATIONS, NETWORKS, Architecture, at_rest, build_network, let_draw
@@ -37,14 +44,15 @@ from rl_lab.optimizers import (
     optimizer_state_like,
     state_names,
 )
-from rl_lab.replay import DEFAULT_CHUNK_FRAMES, STORAGES, Batch, Draw, PrioritizedReplayMemory, ReplayMemory
+from rl_lab.replay import DEFAULT_CHUNK_FRAMES, SAMPLINGS, STORAGES, Batch, Draw, build_replay
+from rl_lab.resets import shrink_and_perturb
 from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.schedules import linear
 from rl_lab.seeding import generator, generator_state, integer_seed, restore_generator
 from rl_lab.system import has_fast_bf16
 from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
-from rl_lab.values import VALUES, Categorical, ImplicitQuantile, Quantile, Scalar, Values
-from rl_lab.weights import PRECISIONS, MasterWeights
+from rl_lab.values import VALUES, build_values
+from rl_lab.weights import PRECISIONS, MasterWeights, as_one_block
 
 _WEIGHTS, _LEARNER, _COUNTERS = "weights.safetensors", "learner.safetensors", "counters.json"
 
@@ -60,6 +68,8 @@ class DQNConfig(AgentConfig):
     """Units of the fully connected layer; 0 is the number of the network's paper. Dueling: of each stream."""
     impala_width: int = 1
     """impala: factor on its 16, 32 and 32 filters (2 in Beyond the Rainbow, 4 in BBF)."""
+    impala_pool: int = 0
+    """impala: height and width that its 11x11 features are pooled to (6 in Beyond the Rainbow); 0 is none."""
     spectral_norm: bool = False
     """impala: residual convolutions divided by their largest singular value (Miyato et al. 2018)."""
     layer_norm: bool = False
@@ -125,8 +135,17 @@ class DQNConfig(AgentConfig):
     """Agent steps of uniform random play before the first update."""
     update_every_steps: int = 4
     """Agent steps between updates, over all games."""
+    updates_at_once: int = 1
+    """Updates each time that some are due, on batches drawn together; over update_every_steps the replay ratio."""
     target_update_steps: int = 10_000
-    """Agent steps between copies into the target network; 0 is no target network, as in 2013."""
+    """Agent steps between copies into the target network; 0 is never: without target_rate none is there, as in 2013."""
+    target_rate: float = 0.0
+    """In place of copies: share of the way to the online network that the target network goes after each update (tau;
+    0.005 in SR-SPR and BBF); 0 is none."""
+    reset_every_updates: int = 0
+    """Updates between resets of the fully connected layers and the optimizer (40,000 in SR-SPR); 0 is never."""
+    reset_shrink: float = 0.8
+    """Resets: share of old weights in the convolutions, the rest is fresh (0.8 in SR-SPR, 0.5 in BBF); 1 keeps them."""
     epsilon_start: float = 1.0
     """Chance of a random action at step 0."""
     epsilon_end: float = 0.1
@@ -161,7 +180,7 @@ class DQNConfig(AgentConfig):
         require_one_of(self, OPTIMIZERS, "optimizer")
         require_one_of(self, PRECISIONS, "precision")
         require_one_of(self, STORAGES, "replay_storage")
-        require_one_of(self, ("uniform", "prioritized"), "replay_sampling")
+        require_one_of(self, SAMPLINGS, "replay_sampling")
         require_one_of(self, AUGMENTATIONS, "augmentation")
         require_between(self, 4, 256, "replay_chunk_frames")
         require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end", "rmsprop_decay", "momentum")
@@ -170,6 +189,7 @@ class DQNConfig(AgentConfig):
         require_between(self, 0, 0.99, "dropout")
         require_between(self, 0, 4_096, "hidden_units")
         require_between(self, 1, 8, "impala_width")
+        require_between(self, 0, 11, "impala_pool")
         require_between(self, 2, 1_000, "atoms")
         require_between(self, 1, 1_000, "quantiles", "cosines")
         require_positive(self, "learning_rate", "optimizer_epsilon")
@@ -178,21 +198,18 @@ class DQNConfig(AgentConfig):
         require_at_least(
             self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"
         )
+        require_between(self, 1, 256, "updates_at_once")
         require_between(self, 0, 1, "priority_exponent", "importance_exponent_start", "importance_exponent_end")
-        require_between(self, 0, 1, "weight_decay")
+        require_between(self, 0, 1, "weight_decay", "target_rate", "reset_shrink")
         require_at_least(self, 0, "target_update_steps", "epsilon_decay_steps", "max_gradient_norm")
-        require_at_least(self, 0, "importance_annealing_steps")
+        require_at_least(self, 0, "importance_annealing_steps", "reset_every_updates")
         self._require_switches_that_fit()
-        if self.batch_size > self.replay_capacity:
-            raise LabError(
-                f"batch_size is {self.batch_size} and replay_capacity {self.replay_capacity}; "
-                "allowed is a batch no larger than the replay"
-            )
-        if self.batch_size > self.learning_starts_steps:
-            raise LabError(
-                f"batch_size is {self.batch_size} and learning_starts_steps {self.learning_starts_steps}; "
-                "allowed is a batch no larger than the steps before learning"
-            )
+        for field, what in (("replay_capacity", "replay"), ("learning_starts_steps", "steps before learning")):
+            if self.batch_size > getattr(self, field):
+                raise LabError(
+                    f"batch_size is {self.batch_size} and {field} {getattr(self, field)}; "
+                    f"allowed is a batch no larger than the {what}"
+                )
 
     def _require_switches_that_fit(self) -> None:
         """LabError for two that exclude each other, or one that would do nothing."""
@@ -203,11 +220,19 @@ class DQNConfig(AgentConfig):
                 f"v_min is {self.v_min} and v_max {self.v_max}; allowed is a v_min below v_max, by a thousandth of the "
                 "larger or more, both from -1000000 to 1000000"
             )
-        not_together = (
+        require_fitting(
             (self.munchausen and self.values == "categorical", "values is categorical", "munchausen is false"),
             (self.munchausen and self.double, "double is true", "munchausen is false: both choose the next action"),
             (self.spectral_norm and self.network != "impala", f"network is {self.network}", "spectral_norm is false"),
             (self.spectral_norm and self.precision != "fp32", "precision is bf16", "spectral_norm is false"),
+            (self.impala_pool > 0 and self.network != "impala", f"network is {self.network}", "impala_pool is 0"),
+            (
+                self.target_rate > 0 and self.target_update_steps > 0,
+                f"target_rate is {self.target_rate}",
+                "target_update_steps is 0",
+            ),
+            # Such small steps would be rounded away in half width.
+            (self.target_rate > 0 and self.precision != "fp32", "precision is bf16", "target_rate is 0"),
             (self.momentum > 0 and self.optimizer != "sgd", f"optimizer is {self.optimizer}", "momentum is 0"),
             (
                 self.weight_decay > 0 and self.optimizer != "adamw",
@@ -215,9 +240,6 @@ class DQNConfig(AgentConfig):
                 "weight_decay is 0",
             ),
         )
-        for clash, given, allowed in not_together:
-            if clash:
-                raise LabError(f"{given}; allowed with it is only that {allowed}")
 
     @property
     def architecture(self) -> Architecture:
@@ -225,6 +247,7 @@ class DQNConfig(AgentConfig):
         return Architecture(
             hidden_units=self.hidden_units,
             impala_width=self.impala_width,
+            impala_pool=self.impala_pool,
             spectral_norm=self.spectral_norm,
             layer_norm=self.layer_norm,
             dropout=self.dropout,
@@ -234,6 +257,11 @@ class DQNConfig(AgentConfig):
             implicit_quantiles=self.quantiles if self.values == "implicit_quantile" else 0,
             cosines=self.cosines,
         )
+
+    @property
+    def has_target_network(self) -> bool:
+        """Whether the target is another network than the online one."""
+        return self.target_update_steps > 0 or self.target_rate > 0
 
     @property
     def draws_in_network(self) -> bool:
@@ -262,16 +290,16 @@ class DQN(Agent):
         self.config = config
         self._task = task
         self._device = torch.device(task.device)
-        weights_rng = torch.Generator().manual_seed(integer_seed(task.seed, "weights"))
-        network = build_network(
-            config.network,
-            task.num_actions,
-            weights_rng,
-            initialization=config.initialization,
-            architecture=config.architecture,
+        self.network = self._build_network(torch.Generator().manual_seed(integer_seed(task.seed, "weights")))
+        self._values = build_values(
+            config.values,
+            loss=config.loss,
+            atoms=config.atoms,
+            v_min=config.v_min,
+            v_max=config.v_max,
+            quantiles=config.quantiles,
+            device=self._device,
         )
-        self.network = network.to(self._device)
-        self._values = self._build_values()
         self._steps = 0
         self._updates = 0
         self._target_copies = 0
@@ -289,18 +317,11 @@ class DQN(Agent):
                 LabWarning,
                 stacklevel=2,
             )
-        self._prioritized = self._build_prioritized() if config.replay_sampling == "prioritized" else None
-        self.replay = self._prioritized or ReplayMemory(
-            config.replay_capacity,
-            task.num_games,
-            discount=config.discount,
-            n_step=config.n_step,
-            storage=config.replay_storage,
-            chunk_frames=config.replay_chunk_frames,
-        )
         self._weights = MasterWeights(self.network, config.precision)
         self._learner: nn.Module = self._weights.learner
-        self._target_network: nn.Module = copy.deepcopy(self._learner) if config.target_update_steps else self._learner
+        self._target_network: nn.Module = copy.deepcopy(self._learner) if config.has_target_network else self._learner
+        if config.target_rate:
+            self._target_weights = as_one_block(self._target_network.parameters())
         self._optimizer = build_optimizer(
             config.optimizer,
             self._weights.values,
@@ -310,10 +331,25 @@ class DQN(Agent):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
+        self.replay = build_replay(
+            config.replay_sampling,
+            config.replay_capacity,
+            task.num_games,
+            discount=config.discount,
+            n_step=config.n_step,
+            storage=config.replay_storage,
+            chunk_frames=config.replay_chunk_frames,
+            priority_exponent=config.priority_exponent,
+        )
         self._exploration_rng = generator(task.seed, "exploration")
         self._replay_rng = generator(task.seed, "replay")
         self._augmentation_rng = generator(task.seed, "augmentation")
         self._network_rng = generator(task.seed, "network")
+        self._rngs = {"exploration": self._exploration_rng, "replay": self._replay_rng}
+        if config.augmentation != "none":
+            self._rngs["augmentation"] = self._augmentation_rng
+        if config.draws_in_network:
+            self._rngs["network"] = self._network_rng
         for network in (self._learner, self._target_network):
             let_draw(network, self._network_rng)
 
@@ -367,13 +403,8 @@ class DQN(Agent):
             "steps": self._steps,
             "updates": self._updates,
             "target_copies": self._target_copies,
-            "exploration": generator_state(self._exploration_rng),
-            "replay": generator_state(self._replay_rng),
+            **{name: generator_state(rng) for name, rng in self._rngs.items()},
         }
-        if self.config.augmentation != "none":
-            counters["augmentation"] = generator_state(self._augmentation_rng)
-        if self.config.draws_in_network:
-            counters["network"] = generator_state(self._network_rng)
         learner = {**self._learner_state(), **prefixed("optimizer", optimizer_state(self._optimizer))}
         replay = self.replay.save()
         files = {_LEARNER: pack_tensors(learner), _COUNTERS: json.dumps(counters).encode(), **replay.files}
@@ -385,14 +416,11 @@ class DQN(Agent):
         self._steps, self._updates, self._target_copies = (
             integer_at(counters, key, _COUNTERS) for key in ("steps", "updates", "target_copies")
         )
-        if not 0 <= self._due_updates - self._updates <= self._task.num_games or self._target_copies > self._steps:
+        most_due = self._task.num_games * self.config.updates_at_once
+        if not 0 <= self._due_updates - self._updates <= most_due or self._target_copies > self._steps:
             raise LabError(f"{_COUNTERS} is damaged: its counters do not fit each other")
-        restore_generator(self._exploration_rng, counters.get("exploration"))
-        restore_generator(self._replay_rng, counters.get("replay"))
-        if self.config.augmentation != "none":
-            restore_generator(self._augmentation_rng, counters.get("augmentation"))
-        if self.config.draws_in_network:
-            restore_generator(self._network_rng, counters.get("network"))
+        for name, rng in self._rngs.items():
+            restore_generator(rng, counters.get(name))
 
         batch_size = self.config.batch_size if self._updates else 0
         self._last_q_values = torch.zeros(batch_size, self._task.num_actions)
@@ -400,7 +428,7 @@ class DQN(Agent):
         optimizer = optimizer_state_like(self._optimizer, names)
         tensors = read_tensors(files, _LEARNER, {**self._learner_state(), **prefixed("optimizer", optimizer)})
         self._last_loss, self._last_q_values = tensors["last_loss"], tensors["last_q_values"]
-        if self.config.target_update_steps:
+        if self.config.has_target_network:
             self._target_network.load_state_dict(unprefixed("target", tensors))
         load_optimizer_state(self._optimizer, unprefixed("optimizer", tensors))
         self.replay.load(files, self._task.num_actions)
@@ -447,45 +475,42 @@ class DQN(Agent):
     def _due_updates(self) -> int:
         """Updates that should have been made by now."""
         since_start = self._steps - self.config.learning_starts_steps
-        return max(since_start // self.config.update_every_steps, 0)
+        return max(since_start // self.config.update_every_steps, 0) * self.config.updates_at_once
 
     def _learn(self, batches: Sequence[Future[tuple[Batch, Draw | None]]]) -> None:
-        """One update on each batch; the target network follows when its time has come."""
+        """One update on each batch; resets and copies into the target network when their time has come."""
+        config = self.config
         priorities: list[tuple[Draw, Tensor]] = []
         for future in batches:
             batch, draw = future.result()
+            # Not after an update, where a run may end: a network just reset would be evaluated.
+            if config.reset_every_updates and self._updates and self._updates % config.reset_every_updates == 0:
+                self.reset()
             self.update(batch, None if draw is None else draw.weights)
             if draw is not None:
                 priorities.append((draw, self._last_priorities))
         # Not earlier: all batches of a step are drawn by the priorities before it, whichever thread is quicker.
         for draw, last_seen in priorities:
-            assert self._prioritized is not None
-            self._prioritized.update_priorities(draw.games, draw.indices, last_seen.cpu().numpy())
-        config = self.config
+            self.replay.update_priorities(draw.games, draw.indices, last_seen.cpu().numpy())
         if config.target_update_steps and self._steps // config.target_update_steps > self._target_copies:
             self._target_copies = self._steps // config.target_update_steps
             self._target_network.load_state_dict(self._learner.state_dict())
 
     def sample(self) -> tuple[Batch, Draw | None]:
         """A batch by the configured rule, augmented."""
-        batch, draw = self._draw()
-        kind, rng = self.config.augmentation, self._augmentation_rng
-        observations, next_observations = (
-            augment(kind, frames, rng) for frames in (batch.observations, batch.next_observations)
-        )
-        return batch._replace(observations=observations, next_observations=next_observations), draw
-
-    def _draw(self) -> tuple[Batch, Draw | None]:
         config = self.config
-        if self._prioritized is None:
-            return self.replay.sample(config.batch_size, self._replay_rng), None
         importance_exponent = linear(
             self._steps,
             start=config.importance_exponent_start,
             end=config.importance_exponent_end,
             over_steps=config.importance_annealing_steps,
         )
-        return self._prioritized.sample_by_priority(config.batch_size, self._replay_rng, importance_exponent)
+        batch, draw = self.replay.draw(config.batch_size, self._replay_rng, importance_exponent)
+        observations, next_observations = (
+            augment(config.augmentation, frames, self._augmentation_rng)
+            for frames in (batch.observations, batch.next_observations)
+        )
+        return batch._replace(observations=observations, next_observations=next_observations), draw
 
     def update(self, batch: Batch, weights: NDArray[np.float32] | None = None) -> None:
         """One gradient step; `weights` [B] are those of the transitions in the loss, 1 unless given."""
@@ -507,24 +532,32 @@ class DQN(Agent):
         loss.backward()  # type: ignore[no-untyped-call]  # torch left it untyped
         self._weights.take_gradients()
         if self.config.max_gradient_norm:
-            self._clip_gradients(self.config.max_gradient_norm)
+            self._weights.clip_gradients(self.config.max_gradient_norm)
         self._optimizer.step()
         self._weights.publish()
+        if self.config.target_rate:
+            self._target_weights.lerp_(self._weights.values.detach(), self.config.target_rate)
         self._updates += 1
         with torch.no_grad():
             q_tm1 = self._values.q_values(output_tm1)  # (B, A) float32
             td_error = losses.td_error(q_tm1, actions, target.r_t, discounts, target.q_t, target.policy_t)
         self._last_loss, self._last_q_values, self._last_td_error = loss.detach(), q_tm1.detach(), td_error.detach()
-        # Schaul et al. 2016: the TD error; for distributions the loss itself (Hessel et al. 2018).
+        # Schaul et al. 2016: the TD error. For distributions the loss: in Hessel et al. 2018 the KL divergence, here as
+        # in Kaixhin/Rainbow the cross-entropy.
         self._last_priorities = (td_error.abs() if self.config.values == "scalar" else transition_losses).detach()
 
-    def _clip_gradients(self, max_norm: float) -> None:
-        """Scale the gradients down to the norm where they exceed it."""
-        gradient = self._weights.values.grad
-        assert gradient is not None
-        norm = gradient.norm()
-        if norm > max_norm:
-            gradient.mul_(max_norm / norm)
+    def reset(self) -> None:
+        """Fresh fully connected layers, convolutions on their way to fresh ones; the replay and its priorities stay.
+
+        As in SR-SPR and BBF (google-research/bigger_better_faster, bbf/agents/spr_agent.py, jit_reset) the optimizer
+        starts anew, and the target network gets fresh weights of its own.
+        """
+        rng = torch.Generator().manual_seed(integer_seed(self._task.seed, "reset", self._updates))
+        shrink_and_perturb(self.network, self._build_network(rng), self.config.reset_shrink)
+        self._weights.publish()
+        if self.config.has_target_network:
+            shrink_and_perturb(self._target_network, self._build_network(rng), self.config.reset_shrink)
+        self._optimizer.state.clear()
 
     @torch.no_grad()
     def _target(
@@ -549,33 +582,20 @@ class DQN(Agent):
         selector = self._values.q_values(self._learner(next_observations)) if config.double else q_t
         return _Target(returns, output_t, q_t, losses.greedy_policy(selector))
 
-    def _build_prioritized(self) -> PrioritizedReplayMemory:
+    def _build_network(self, rng: torch.Generator) -> nn.Sequential:
+        """The configured network with weights drawn from `rng`."""
         config = self.config
-        return PrioritizedReplayMemory(
-            config.replay_capacity,
-            self._task.num_games,
-            discount=config.discount,
-            priority_exponent=config.priority_exponent,
-            n_step=config.n_step,
-            storage=config.replay_storage,
-            chunk_frames=config.replay_chunk_frames,
-        )
-
-    def _build_values(self) -> Values[Any]:
-        """How the network's output is read and learned."""
-        config = self.config
-        match config.values:
-            case "categorical":
-                return Categorical(config.atoms, config.v_min, config.v_max, device=self._device)
-            case "quantile":
-                return Quantile(config.quantiles, device=self._device)
-            case "implicit_quantile":
-                return ImplicitQuantile()
-        return Scalar(config.loss)
+        return build_network(
+            config.network,
+            self._task.num_actions,
+            rng,
+            initialization=config.initialization,
+            architecture=config.architecture,
+        ).to(self._device)
 
     def _learner_state(self) -> dict[str, Tensor]:
         """What learning goes on from besides weights and optimizer."""
-        target = self._target_network.state_dict() if self.config.target_update_steps else {}
+        target = self._target_network.state_dict() if self.config.has_target_network else {}
         return {"last_loss": self._last_loss, "last_q_values": self._last_q_values, **prefixed("target", target)}
 
     def _guard(self, protocol: Protocol) -> None:

@@ -47,6 +47,13 @@ def require_one_of(config: object, allowed: tuple[str, ...], *fields: str) -> No
             raise LabError(f"{field} is {value!r}; allowed is one of {', '.join(allowed)}")
 
 
+def require_fitting(*switches: tuple[bool, str, str]) -> None:
+    """LabError for the first that clashes: (whether it does, what is given, all that is allowed with that)."""
+    for clash, given, allowed in switches:
+        if clash:
+            raise LabError(f"{given}; allowed with it is only that {allowed}")
+
+
 def require_word(config: object, *fields: str) -> None:
     """Each field may name a folder and be shown, else a LabError."""
     for field in fields:

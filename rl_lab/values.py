@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -70,7 +70,11 @@ class Categorical(Values[Tensor]):
     def loss(
         self, output_tm1: Tensor, a_tm1: Tensor, r_t: Tensor, discount_t: Tensor, output_t: Tensor, policy_t: Tensor
     ) -> Tensor:
-        """Cross-entropy from the projected distribution of r_t + discount_t Z_t; Rainbow's priorities as well."""
+        """Cross-entropy from the projected distribution of r_t + discount_t Z_t.
+
+        Rainbow's priorities as well, as in Kaixhin/Rainbow and DQN Zoo. The paper has the KL divergence there (Hessel
+        et al. 2018, "The integrated agent"), which is less by the target's entropy and has the same gradient.
+        """
         target = losses.categorical_projection(
             r_t.unsqueeze(1) + discount_t.unsqueeze(1) * self._support,
             _under(policy_t, output_t.softmax(dim=2)),
@@ -119,6 +123,22 @@ class ImplicitQuantile(Values[Quantiles]):
         """Quantile Huber loss."""
         target = r_t.unsqueeze(1) + discount_t.unsqueeze(1) * _under(policy_t, output_t.values)
         return losses.quantile_huber(_of_action(output_tm1.values, a_tm1), output_tm1.taus, target)
+
+
+def build_values(
+    name: str, *, loss: str, atoms: int, v_min: float, v_max: float, quantiles: int, device: torch.device
+) -> Values[Any]:
+    """One of `VALUES`, which takes of the settings what it knows."""
+    match name:
+        case "categorical":
+            return Categorical(atoms, v_min, v_max, device=device)
+        case "quantile":
+            return Quantile(quantiles, device=device)
+        case "implicit_quantile":
+            return ImplicitQuantile()
+        case "scalar":
+            return Scalar(loss)
+    raise AssertionError(name)
 
 
 def _of_action(values: Tensor, actions: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rl_lab.networks import DuelingHead, ValueHead
+from rl_lab.system import require_memory
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -22,14 +23,20 @@ class MasterWeights:
     """The weights of `network`, which live in `values` from now on, and `learner`, the network to differentiate."""
 
     def __init__(self, network: nn.Sequential, precision: str) -> None:
-        """`learner` is `network` itself in fp32; in bf16 its twin, which shares the last layer."""
-        self.values = nn.Parameter(_as_one_block(network.parameters()))
+        """`learner` is `network` itself in fp32; in bf16 its twin, which shares the last layer.
+
+        LabError where this machine's memory cannot hold what learning comes to need beside the weights: a gradient, two
+        moments in the optimizer and a target network.
+        """
+        num_weights = sum(parameter.numel() for parameter in network.parameters())
+        require_memory(16 * num_weights, f"learning {num_weights:,} weights", "use fewer units, filters or atoms")
+        self.values = nn.Parameter(as_one_block(network.parameters()))
         """[N] float32, all weights: what the optimizer steps."""
         self.values.grad = torch.zeros_like(self.values)
         self.learner = network if precision == "fp32" else _half_width(network)
         self._gradients = _views(self.values.grad, network.parameters())
         half_width = [parameter for parameter in self.learner.parameters() if parameter.dtype != torch.float32]
-        self._rounded = _as_one_block(half_width) if half_width else None
+        self._rounded = as_one_block(half_width) if half_width else None
 
     def take_gradients(self) -> None:
         """Move the learner's gradients into `values.grad`, in full precision."""
@@ -37,6 +44,14 @@ class MasterWeights:
             assert parameter.grad is not None
             gradient.copy_(parameter.grad)
             parameter.grad = None
+
+    def clip_gradients(self, max_norm: float) -> None:
+        """Scale the gradients down to the norm where they exceed it."""
+        gradient = self.values.grad
+        assert gradient is not None
+        norm = gradient.norm()
+        if norm > max_norm:
+            gradient.mul_(max_norm / norm)
 
     def publish(self) -> None:
         """Round the stepped weights for the learner."""
@@ -56,7 +71,7 @@ def _half_width(network: nn.Sequential) -> nn.Sequential:
     return twin
 
 
-def _as_one_block(parameters: Iterable[nn.Parameter]) -> Tensor:
+def as_one_block(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Move parameters of one type into one block [N], in order, each with its shape and memory layout."""
     parameters = list(parameters)
     block = torch.empty(

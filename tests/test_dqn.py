@@ -126,6 +126,102 @@ def test_updates_after_112_steps_are_what_the_config_says(
     assert log.metrics[-1]["train/n_updates"] == expected
 
 
+@pytest.mark.parametrize("sampling", ["uniform", "prioritized"])
+def test_several_updates_at_once_are_several_batches_of_the_sampling_thread(
+    sampling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = ready_agent(replace(small_config(), updates_at_once=3, replay_sampling=sampling))
+    threads: list[threading.Thread] = []
+    sample = agent.sample
+
+    def noted() -> tuple[Batch, Draw | None]:
+        threads.append(threading.current_thread())
+        return sample()
+
+    monkeypatch.setattr(agent, "sample", noted)
+    log = play(agent, 60)
+    assert [metrics["train/n_updates"] for metrics in log.metrics[35:42]] == [0, 3, 3, 3, 3, 6, 6]
+    assert log.metrics[-1]["train/n_updates"] == len(threads) == 18
+    assert threading.main_thread() not in threads
+
+
+def test_resets_come_before_the_update_after_each_period(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ready_agent(replace(small_config(), reset_every_updates=5))
+    resets: list[int] = []
+    monkeypatch.setattr(agent, "reset", lambda: resets.append(agent._updates))
+    play(agent, 73)
+    assert (agent._updates, resets) == (10, [5])  # a network that was just reset is never evaluated
+    play(agent, 4, seed=1)
+    assert (agent._updates, resets) == (11, [5, 10])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_reset_leaves_the_replay_and_its_priorities_and_of_the_rest_a_share_of_the_convolutions(
+    precision: str,
+) -> None:
+    config = replace(prioritized_config(), optimizer="adam", precision=precision, reset_shrink=0.7)
+    agent = ready_agent(config)
+    play(agent, 60)
+    priorities = agent.replay.save().files["priorities.safetensors"]
+    online, target = copy.deepcopy(agent.network), copy.deepcopy(agent._target_network)
+    assert agent._optimizer.state
+    agent.reset()
+    assert not agent._optimizer.state
+    assert agent.replay.save().files["priorities.safetensors"] == priorities
+    heads = []
+    for network, before in ((agent.network, online), (agent._target_network, target)):
+        new, old = ([weight.float() for weight in each.parameters()] for each in (network, before))
+        # Torch7's weights lie within the bound: 0.3 of it is how far fresh ones can be from 0.7 of the old.
+        bound = 0.3 / (4 * 8 * 8) ** 0.5
+        assert 0.9 * bound < (new[0] - 0.7 * old[0]).abs().max() < 1.02 * bound  # bf16 rounds
+        hidden, head = -4, -2
+        assert not torch.allclose(new[hidden], old[hidden], atol=1e-2)
+        assert not torch.allclose(new[head], old[head], atol=1e-2)
+        heads.append(new[head])
+    assert not torch.allclose(heads[0], heads[1], atol=1e-2)
+    # What acts and learns is the network that was reset.
+    for learners, full in zip(agent._learner.parameters(), agent.network.parameters(), strict=True):
+        assert torch.equal(learners, full.to(learners.dtype))
+
+
+def test_each_reset_draws_weights_of_its_own_from_the_seed() -> None:
+    heads = []
+    for seed, updates in ((0, 5), (0, 5), (0, 10), (1, 5)):
+        agent = ready_agent(replace(small_config(), target_update_steps=0), seed=seed)
+        agent._updates = updates
+        agent.reset()
+        heads.append([*agent.network.parameters()][-2])
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[3])
+
+
+def test_beyond_the_rainbow_learns_with_all_its_parts_in_one_update() -> None:
+    config = replace(
+        prioritized_config(),
+        network="impala",
+        impala_pool=6,
+        spectral_norm=True,
+        hidden_units=16,
+        dueling=True,
+        noisy=True,
+        values="implicit_quantile",
+        quantiles=8,
+        munchausen=True,
+        n_step=3,
+        max_gradient_norm=10.0,
+        optimizer="adam",
+    )
+    agent = ready_agent(config)
+    before = [weight.detach().clone() for weight in agent.network.parameters()]
+    play(agent, 37)
+    assert agent._updates == 1
+    assert agent._last_loss.isfinite()
+    assert (agent._last_priorities > 0).all()
+    assert agent._last_q_values.shape == (4, PONG_ACTIONS)
+    assert not any(torch.equal(new, old) for new, old in zip(agent.network.parameters(), before, strict=True))
+
+
 def test_there_is_no_update_before_learning_starts() -> None:
     agent = ready_agent()
     before = digest(agent.network)
@@ -165,6 +261,38 @@ def test_target_network_is_copied_exactly_at_its_period_and_frozen_otherwise(
         steps = (index - 1) * num_games  # those that learning has seen
         assert target[index] == (online[index] if steps in copy_steps else target[index - 1])
     assert len(set(target)) == 4  # the copy before learning starts changes nothing
+
+
+def averaging_config(rate: float) -> DQNConfig:
+    return replace(small_config(), target_update_steps=0, target_rate=rate)
+
+
+def test_target_network_goes_its_share_of_the_way_after_each_update_and_not_between() -> None:
+    agent = ready_agent(replace(averaging_config(0.3), learning_rate=0.001))
+    average, updates = agent._target_weights.clone(), 0
+    online: list[Tensor] = []
+
+    def look() -> None:
+        nonlocal average, updates
+        if agent._updates > updates:
+            average, updates = 0.7 * average + 0.3 * agent._weights.values.detach(), agent._updates
+        online.append(agent._weights.values.detach().clone())
+        assert torch.allclose(agent._target_weights, average, rtol=1e-5, atol=1e-7)
+
+    play(agent, 60, log=EveryStep(look))
+    assert updates == 6
+    assert not torch.allclose(online[-1], online[0], atol=1e-4)
+
+
+def test_the_average_of_weights_that_stay_is_theirs_but_for_what_is_left_of_its_start() -> None:
+    agent = ready_agent(replace(averaging_config(0.5), learning_rate=1e-12))
+    play(agent, 40)
+    agent._target_weights.zero_()
+    for _ in range(3):
+        agent.update(agent.replay.sample(4, np.random.default_rng(0)))
+    assert torch.allclose(agent._target_weights, 0.875 * agent._weights.values)  # 1 - 0.5 ** 3
+    target = torch.cat([weight.flatten() for weight in agent._target_network.parameters()])
+    assert target.norm().item() == pytest.approx(agent._target_weights.norm().item(), rel=1e-5)
 
 
 def test_without_target_network_the_online_network_is_the_target() -> None:
@@ -300,6 +428,9 @@ def test_two_seeds_learn_two_networks() -> None:
         {"values": "categorical"},
         {"values": "quantile"},
         {"values": "implicit_quantile", "quantiles": 4},
+        {"updates_at_once": 2},
+        {"target_update_steps": 0, "target_rate": 0.1},
+        {"reset_every_updates": 5},
     ],
     ids=lambda change: ",".join(f"{key}={value}" for key, value in change.items()),
 )
@@ -312,6 +443,7 @@ def test_every_hyperparameter_changes_what_is_learned(change: dict[str, Any], bo
     ("base", "change"),
     [
         ({"network": "impala", "hidden_units": 16}, {"impala_width": 2}),
+        ({"network": "impala", "hidden_units": 16}, {"impala_pool": 6}),
         ({"network": "impala", "hidden_units": 16}, {"spectral_norm": True}),
         ({"noisy": True}, {"noisy_sigma": 0.1}),
         ({"values": "categorical"}, {"atoms": 21}),
@@ -324,6 +456,8 @@ def test_every_hyperparameter_changes_what_is_learned(change: dict[str, Any], bo
         ({"munchausen": True, "munchausen_temperature": 1.0}, {"munchausen_clip": -0.01}),
         ({"optimizer": "sgd"}, {"momentum": 0.9}),
         ({"optimizer": "adamw"}, {"weight_decay": 0.1}),
+        ({"target_update_steps": 0, "target_rate": 0.1}, {"target_rate": 0.2}),
+        ({"reset_every_updates": 3}, {"reset_shrink": 0.5}),
     ],
     ids=lambda settings: ",".join(f"{key}={value}" for key, value in settings.items()),
 )
@@ -390,8 +524,7 @@ def test_both_observations_of_a_batch_are_augmented_as_the_config_says(kind: str
     play(agent, 40)
     replay_rng, augmentation_rng = copy.deepcopy((agent._replay_rng, agent._augmentation_rng))
     batch, _ = agent.sample()
-    agent._replay_rng = replay_rng
-    plain, _ = agent._draw()
+    plain, _ = agent.replay.draw(4, replay_rng, 1.0)
     expected = [AUGMENTED[kind](frames, augmentation_rng) for frames in (plain.observations, plain.next_observations)]
     assert np.array_equal(batch.observations, expected[0])
     assert np.array_equal(batch.next_observations, expected[1])
@@ -408,15 +541,13 @@ class Prioritized:
         self.importance_exponents: list[float] = []
         self.draws: list[Draw] = []
         self.updates: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
-        assert agent._prioritized is not None
-        self._sample, self._update = agent._prioritized.sample_by_priority, agent._prioritized.update_priorities
-        monkeypatch.setattr(agent._prioritized, "sample_by_priority", self.sample_by_priority)
-        monkeypatch.setattr(agent._prioritized, "update_priorities", self.update_priorities)
+        self._draw, self._update = agent.replay.draw, agent.replay.update_priorities
+        monkeypatch.setattr(agent.replay, "draw", self.draw)
+        monkeypatch.setattr(agent.replay, "update_priorities", self.update_priorities)
 
-    def sample_by_priority(
-        self, batch_size: int, rng: np.random.Generator, importance_exponent: float
-    ) -> tuple[Batch, Draw]:
-        batch, draw = self._sample(batch_size, rng, importance_exponent)
+    def draw(self, batch_size: int, rng: np.random.Generator, importance_exponent: float) -> tuple[Batch, Draw | None]:
+        batch, draw = self._draw(batch_size, rng, importance_exponent)
+        assert draw is not None
         self.calls.append("sample")
         self.importance_exponents.append(importance_exponent)
         self.draws.append(draw)
@@ -500,7 +631,7 @@ def test_gradients_are_clipped_as_torch_does(max_norm: float) -> None:
     agent = ready_agent()
     before = torch.rand(agent._weights.values.shape, generator=torch.Generator().manual_seed(0))
     agent._weights.values.grad = before.clone()
-    agent._clip_gradients(max_norm)
+    agent._weights.clip_gradients(max_norm)
     ours = agent._weights.values.grad.clone()
     agent._weights.values.grad = before.clone()
     nn.utils.clip_grad_norm_([agent._weights.values], max_norm)
@@ -692,6 +823,16 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         ("momentum", math.nan),
         ("weight_decay", -0.1),
         ("weight_decay", 2.0),
+        ("impala_pool", -1),
+        ("impala_pool", 12),
+        ("updates_at_once", 0),
+        ("updates_at_once", 257),
+        ("target_rate", -0.1),
+        ("target_rate", math.nan),
+        ("target_rate", 1.1),
+        ("reset_every_updates", -1),
+        ("reset_shrink", -0.1),
+        ("reset_shrink", 1.1),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: str, value: Any) -> None:
@@ -709,6 +850,12 @@ def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: 
         ({"munchausen": True, "double": True}, "double is true; allowed with it is only that munchausen is false"),
         ({"spectral_norm": True}, "network is mnih2013; allowed with it is only that spectral_norm is false"),
         ({"spectral_norm": True, "network": "impala", "precision": "bf16"}, "precision is bf16; allowed with it"),
+        ({"impala_pool": 6}, "network is mnih2013; allowed with it is only that impala_pool is 0"),
+        ({"target_rate": 0.005}, "target_rate is 0.005; allowed with it is only that target_update_steps is 0"),
+        (
+            {"target_rate": 0.005, "target_update_steps": 0, "precision": "bf16"},
+            "precision is bf16; allowed with it is only that target_rate is 0",
+        ),
         ({"momentum": 0.9, "optimizer": "adam"}, "optimizer is adam; allowed with it is only that momentum is 0"),
         ({"weight_decay": 0.1}, "optimizer is rmsprop; allowed with it is only that weight_decay is 0"),
         ({"v_min": 10.0}, "v_min is 10.0 and v_max 10.0; allowed is a v_min below v_max"),
@@ -740,7 +887,7 @@ def test_learning_that_would_start_beyond_the_budget_is_refused() -> None:
 
 
 def test_replay_that_the_machine_cannot_hold_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    agent = new_agent()
-    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 1_000_000)
+    agent = new_agent(replace(small_config(), replay_capacity=10_000))
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 20_000_000)
     with pytest.raises(LabError, match=r"needs .* GB, .* GB free; use .*--agent\.replay-capacity"):
         agent.prepare()

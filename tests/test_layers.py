@@ -31,7 +31,7 @@ LAYERS = (
         "watchdog",
     },
     {"atari", "augmentation", "losses", "networks", "optimizers"},
-    {"replay", "weights", "values", "tensors", "guards"},
+    {"replay", "weights", "resets", "values", "tensors", "guards"},
     {"agent", "events", "tensorboard"},
     {"experiment"},
     {"evaluation", "provenance"},

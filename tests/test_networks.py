@@ -73,6 +73,21 @@ def test_impala_has_the_layers_of_the_paper(width: int) -> None:
     ]
 
 
+def test_impala_pools_its_features_to_the_largest_of_each_part() -> None:
+    plain, as_it_is, pooled = (
+        build_network("impala", 5, seeded(0), architecture=Architecture(impala_pool=pool, hidden_units=8))
+        for pool in (0, 11, 6)
+    )
+    pixels = torch.randint(0, 256, (2, 4, 84, 84), dtype=torch.uint8, generator=seeded(1))
+    assert torch.equal(as_it_is(pixels), plain(pixels))
+    flat = next(index for index, layer in enumerate(plain) if isinstance(layer, nn.Flatten))
+    maps, features = plain[:flat](pixels), pooled[: flat + 2](pixels)
+    assert features.shape == (2, 32 * 6 * 6)
+    assert maps.amax() > 0
+    # Part k of 6 covers rows 11 k / 6, rounded down, to 11 (k + 1) / 6, rounded up: the second one rows 1 to 3.
+    assert torch.equal(features.view(2, 32, 6, 6)[:, :, 1, 1], maps[:, :, 1:4, 1:4].amax(dim=(2, 3)))
+
+
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "impala"])
 def test_rectifiers_stand_between_the_layers_and_none_after_the_last(name: str) -> None:
     kinds = [type(layer) for layer in build_network(name, 4, seeded(0)) if not isinstance(layer, nn.Flatten)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rl_lab.errors import LabError
-from rl_lab.replay import STORAGES, PrioritizedReplayMemory
+from rl_lab.replay import STORAGES, PrioritizedReplayMemory, ReplayMemory
 from rl_lab.saved import SavedFiles
 from rl_lab.untrusted import pack_arrays
 from tests.test_replay import DISCOUNT, OUTCOMES, MadeUpGames, play
@@ -113,7 +113,7 @@ def test_a_batch_holds_the_transitions_that_it_names_with_weights_of_the_model(
     if not games.weights:
         return
     model, total = games.model(), sum(games.weights.values())
-    batch, draw = games.memory.sample_by_priority(7, np.random.default_rng(seed), beta)
+    batch, draw = games.memory.draw(7, np.random.default_rng(seed), beta)
     keys = list(zip(draw.games.tolist(), draw.indices.tolist(), strict=True))
     for row, key in enumerate(keys):
         assert np.array_equal(batch.observations[row], model[key].observation)
@@ -138,7 +138,7 @@ class Uniforms:
 def drawn_at(memory: PrioritizedReplayMemory, *uniforms: float) -> list[int]:
     """Indices that are drawn where the generator draws these."""
     rng: Any = Uniforms(list(uniforms))
-    indices: list[int] = memory.sample_by_priority(len(uniforms), rng, 0.0)[1].indices.tolist()
+    indices: list[int] = memory.draw(len(uniforms), rng, 0.0)[1].indices.tolist()
     return indices
 
 
@@ -163,7 +163,7 @@ def test_random_draws_have_the_same_distribution() -> None:
     counts = dict.fromkeys(leaf_weights(memory), 0)
     for _ in range(2_000):
         # Batches of one: a stratified batch varies less than a chi-square expects.
-        _, draw = memory.sample_by_priority(1, rng, 0.4)
+        _, draw = memory.draw(1, rng, 0.4)
         counts[int(draw.games[0]), int(draw.indices[0])] += 1
     weights = leaf_weights(memory)
     total = sum(weights.values())
@@ -187,11 +187,11 @@ def test_importance_weights_are_those_worked_by_hand() -> None:
     # P = 1/8, 4/8, 3/8; N P = 3/8, 12/8, 9/8; to the power of -1/2, over that of 3/8: 1, sqrt(1/4), sqrt(1/3).
     # Parts of 8/3: places 1/3, 4 and 20/3.
     rng: Any = Uniforms([0.125, 0.5, 0.5])
-    _, draw = memory.sample_by_priority(3, rng, 0.5)
+    _, draw = memory.draw(3, rng, 0.5)
     assert draw.indices.tolist() == [0, 1, 2]
     assert draw.weights == pytest.approx([1, 0.5, 3**-0.5], rel=1e-5)
     # A batch without the first: the largest weight is that of the batch.
-    assert memory.sample_by_priority(1, np.random.default_rng(0), 1.0)[1].weights.tolist() == [1]
+    assert memory.draw(1, np.random.default_rng(0), 1.0)[1].weights.tolist() == [1]
 
 
 def test_a_new_transition_gets_the_largest_priority_that_ever_was() -> None:
@@ -215,7 +215,7 @@ def test_of_a_transition_drawn_twice_the_last_priority_counts() -> None:
 def test_priorities_of_what_was_overwritten_meanwhile_are_left_out() -> None:
     memory = new_memory(4)
     games = play(memory, ["goes_on"] * 6)
-    _, drawn = memory.sample_by_priority(8, np.random.default_rng(0), 1.0)
+    _, drawn = memory.draw(8, np.random.default_rng(0), 1.0)
     for _ in range(memory.num_slots):
         games.play(["goes_on"])
     before = leaf_weights(memory)
@@ -237,7 +237,7 @@ def test_sampling_without_a_complete_transition_names_the_flag_to_change(steps: 
     memory = new_memory(20)
     play(memory, ["goes_on"] * steps)
     with pytest.raises(LabError, match=r"no complete transition yet.*--agent\.learning-starts-steps"):
-        memory.sample_by_priority(1, np.random.default_rng(0), 1.0)
+        memory.draw(1, np.random.default_rng(0), 1.0)
 
 
 def test_compressed_storage_gives_the_batches_of_raw_storage() -> None:
@@ -247,7 +247,7 @@ def test_compressed_storage_gives_the_batches_of_raw_storage() -> None:
         play(memory, ["goes_on"] * 60, [*["goes_on"] * 9, "game_over"] * 6)
         rng = np.random.default_rng(0)
         for _ in range(5):
-            batch, draw = memory.sample_by_priority(32, rng, 0.4)
+            batch, draw = memory.draw(32, rng, 0.4)
             memory.update_priorities(draw.games, draw.indices, batch.actions.astype(np.float32))
             batches.append([array.tobytes() for array in (*batch, *draw)])
     assert batches[:5] == batches[5:]
@@ -311,3 +311,13 @@ def test_priorities_of_a_million_transitions_take_four_bytes_each() -> None:
     memory = new_memory(10_000, 8)
     play(memory, *[["goes_on"] * 30] * 8)
     assert len(memory.save().files["priorities.safetensors"]) == pytest.approx(4 * 8 * memory.num_slots, abs=300)
+
+
+def test_the_sum_tree_counts_where_memory_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 1_000 + 3 + 1
+    tree_bytes = sum(level.nbytes for level in new_memory(1_000)._tree._levels)
+    asked: list[int] = []
+    monkeypatch.setattr("rl_lab.replay.memory.require_memory", lambda needed, *_: asked.append(needed))
+    ReplayMemory(1_000, 1, discount=DISCOUNT)
+    new_memory(1_000)
+    assert asked[0] + tree_bytes <= asked[1] <= asked[0] + tree_bytes + steps

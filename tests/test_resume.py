@@ -46,6 +46,17 @@ AGENTS = {
     "dqn with spectral normalization": tiny_dqn(
         network="impala", spectral_norm=True, hidden_units=32, optimizer="sgd", update_every_steps=16
     ),
+    "dqn with resets, an average and several updates at once": tiny_dqn(
+        reset_every_updates=10,
+        reset_shrink=0.5,
+        target_update_steps=0,
+        target_rate=0.05,
+        updates_at_once=2,
+        update_every_steps=16,
+        optimizer="adam",
+        noisy=True,
+        replay_sampling="prioritized",
+    ),
     "uniform": load_agent("uniform").Config(name="uniform"),
     "sb3": tiny_sb3(),
     "sb3 that has overwritten its replay": tiny_sb3(replay_capacity=150, n_step=3),

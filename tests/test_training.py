@@ -102,7 +102,7 @@ def test_a_run_that_a_live_process_writes_is_refused_even_with_overwrite(tmp_pat
 
 
 def test_what_cannot_work_leaves_no_run_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 5_000_000)
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 12_000_000)
     with pytest.raises(LabError, match=r"use --agent\.replay-capacity"):
         train(tiny_experiment(agent=tiny_dqn(replay_capacity=2_000)), tmp_path)
     assert not list(tmp_path.iterdir())

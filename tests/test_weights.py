@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rl_lab.errors import LabError
 from rl_lab.networks import NETWORKS, build_network
-from rl_lab.weights import MasterWeights
+from rl_lab.weights import MasterWeights, as_one_block
 
 
 def small_network() -> nn.Sequential:
@@ -37,6 +38,22 @@ def test_stepping_the_block_steps_every_weight_of_the_network() -> None:
     assert weights.values.numel() == sum(weight.numel() for weight in before)
     weights.values.detach().add_(1.0)
     assert all(torch.equal(new, old + 1) for new, old in zip(network.parameters(), before, strict=True))
+
+
+def test_a_copy_has_the_same_block() -> None:
+    network = small_network()
+    values = MasterWeights(network, "fp32").values
+    assert torch.equal(as_one_block(copy.deepcopy(network).parameters()), values)
+
+
+def test_what_learning_comes_to_need_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = small_network()
+    needed = 4 * 4 * sum(weight.numel() for weight in network.parameters())
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: needed - 1)
+    with pytest.raises(LabError, match=r"^learning 677,429 weights needs .* free; use fewer units"):
+        MasterWeights(network, "fp32")
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: needed)
+    MasterWeights(network, "fp32")
 
 
 def test_full_precision_learns_in_the_network_itself() -> None:

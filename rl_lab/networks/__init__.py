@@ -43,6 +43,8 @@ class Architecture:
     """Units of the fully connected layer; 0 is the number of the torso's paper."""
     impala_width: int = 1
     """Factor on the filters of the impala torso."""
+    impala_pool: int = 0
+    """Height and width that the features of the impala torso are pooled to; 0 is as they come, 11."""
     spectral_norm: bool = False
     """Residual convolutions divided by their largest singular value."""
     layer_norm: bool = False
@@ -81,6 +83,7 @@ def build_network(
         torso = build_torso(
             name,
             impala_width=architecture.impala_width,
+            impala_pool=architecture.impala_pool,
             spectral_norm=architecture.spectral_norm,
             layer_norm=architecture.layer_norm,
         )

@@ -21,8 +21,8 @@ class Torso:
     """Of the fully connected layer."""
 
 
-def build_torso(name: str, *, impala_width: int, spectral_norm: bool, layer_norm: bool) -> Torso:
-    """The torso called `name`. Width and spectral normalization are of impala only."""
+def build_torso(name: str, *, impala_width: int, impala_pool: int, spectral_norm: bool, layer_norm: bool) -> Torso:
+    """The torso called `name`. Width, pool and spectral normalization are of impala only."""
     match name:
         case "mnih2013":  # section 4.1; 84x84 to 20x20 to 9x9
             return Torso(_valid_convolutions([(16, 8, 4), (32, 4, 2)], layer_norm), 32 * 9 * 9, 256)
@@ -31,7 +31,7 @@ def build_torso(name: str, *, impala_width: int, spectral_norm: bool, layer_norm
         case "data_efficient":  # van Hasselt et al. 2019, appendix E; 84x84 to 16x16 to 3x3
             return Torso(_valid_convolutions([(32, 5, 5), (64, 5, 5)], layer_norm), 64 * 3 * 3, 256)
         case "impala":
-            return _impala(impala_width, spectral_norm=spectral_norm, layer_norm=layer_norm)
+            return _impala(impala_width, impala_pool, spectral_norm=spectral_norm, layer_norm=layer_norm)
     raise AssertionError(name)
 
 
@@ -48,10 +48,11 @@ def _valid_convolutions(convolutions: list[tuple[int, int, int]], layer_norm: bo
     return [*layers, nn.Flatten()]
 
 
-def _impala(width: int, *, spectral_norm: bool, layer_norm: bool) -> Torso:
+def _impala(width: int, pool: int, *, spectral_norm: bool, layer_norm: bool) -> Torso:
     """Espeholt et al. 2018, figure 3 (right), without the LSTM: 84x84 to 42x42 to 21x21 to 11x11.
 
-    Spectral normalization of the residual convolutions only, as in Beyond the Rainbow (Clark et al. 2024).
+    Spectral normalization of the residual convolutions only, and the largest features of `pool` x `pool` parts, as in
+    Beyond the Rainbow (Clark et al. 2024).
     """
     layers: list[nn.Module] = []
     channels = 4
@@ -64,4 +65,7 @@ def _impala(width: int, *, spectral_norm: bool, layer_norm: bool) -> Torso:
         channels = filters
     if layer_norm:
         layers.append(channel_norm(channels))
-    return Torso([*layers, nn.ReLU(inplace=True), nn.Flatten()], channels * 11 * 11, 256)
+    layers.append(nn.ReLU(inplace=True))
+    if pool:
+        layers.append(nn.AdaptiveMaxPool2d(pool))
+    return Torso([*layers, nn.Flatten()], channels * (pool or 11) ** 2, 256)

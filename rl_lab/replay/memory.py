@@ -8,7 +8,7 @@ value beyond the cut is bootstrapped from it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from rl_lab.system import require_memory
 from rl_lab.untrusted import TensorSpec
 
 STACK = OBSERVATION_SHAPE[0]
-_BYTES_PER_STEP = 8
-"""Beside the frame: action 1, reward 4, flags 2, age 1."""
 _MAX_DRAWS = 1_000
 _COLUMNS = {
     "actions": Column("U8"),
@@ -51,8 +49,22 @@ class Batch(NamedTuple):
     """[B, 4, 84, 84] at t, likewise."""
 
 
+class Draw(NamedTuple):
+    """Where the transitions of a batch are, and what each of them weighs in the loss."""
+
+    games: NDArray[np.int64]
+    """[B]"""
+    indices: NDArray[np.int64]
+    """[B], counting every slot that the game ever wrote."""
+    weights: NDArray[np.float32]
+    """[B], in (0, 1]."""
+
+
 class ReplayMemory:
     """The newest transitions of each game, sampled uniformly."""
+
+    bytes_per_step: ClassVar[int] = 8
+    """Beside the frame: action 1, reward 4, flags 2, age 1."""
 
     def __init__(
         self,
@@ -72,7 +84,7 @@ class ReplayMemory:
         # Beyond the transitions: the frames before the oldest one, and the steps after the newest one.
         self.num_slots = -(-capacity // num_games) + STACK - 1 + n_step
         require_memory(
-            num_games * self.num_slots * (bytes_per_frame(storage, OBSERVATION_SHAPE[1:]) + _BYTES_PER_STEP),
+            num_games * self.num_slots * (bytes_per_frame(storage, OBSERVATION_SHAPE[1:]) + self.bytes_per_step),
             f"a replay memory of {capacity:,} transitions",
             "use --agent.replay-capacity",
         )
@@ -118,6 +130,15 @@ class ReplayMemory:
             if len(games) >= batch_size:
                 return self.gather(games[:batch_size], indices[:batch_size])
         raise LabError("the replay memory holds no complete transition yet; use a larger --agent.learning-starts-steps")
+
+    def draw(self, batch_size: int, rng: np.random.Generator, importance_exponent: float) -> tuple[Batch, Draw | None]:
+        """A batch by the rule of this memory, and how it was drawn; None where nothing depends on that."""
+        return self.sample(batch_size, rng), None
+
+    def update_priorities(
+        self, games: NDArray[np.int64], indices: NDArray[np.int64], priorities: NDArray[np.float32]
+    ) -> None:
+        """Tell of transitions that were drawn how much there was to learn [N]; uniform sampling heeds it not."""
 
     def save(self) -> SavedState:
         """All that is in memory; see rl_lab.replay.saving."""

@@ -6,7 +6,7 @@ is no complete transition, or no longer one, weighs nothing in the tree, so that
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rl_lab.atari.vector_env import Step
 from rl_lab.errors import LabError
 from rl_lab.replay.frames import DEFAULT_CHUNK_FRAMES
-from rl_lab.replay.memory import STACK, Batch, ReplayMemory
+from rl_lab.replay.memory import STACK, Batch, Draw, ReplayMemory
 from rl_lab.replay.sum_tree import SumTree
 from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.untrusted import TensorSpec, pack_arrays, unpack_arrays
@@ -25,22 +25,14 @@ _LEAST_PRIORITY = 1e-6
 paper gives none."""
 
 
-class Draw(NamedTuple):
-    """Where the transitions of a batch are, and what each of them weighs in the loss."""
-
-    games: NDArray[np.int64]
-    """[B]"""
-    indices: NDArray[np.int64]
-    """[B], counting every slot that the game ever wrote."""
-    weights: NDArray[np.float32]
-    """[B], in (0, 1]."""
-
-
 class PrioritizedReplayMemory(ReplayMemory):
     """The newest transitions of each game, sampled in proportion to priority ** `priority_exponent`.
 
-    Between `sample_by_priority` and `update_priorities` steps may be added, and other batches may be drawn.
+    Between `draw` and `update_priorities` steps may be added, and other batches may be drawn.
     """
+
+    bytes_per_step: ClassVar[int] = ReplayMemory.bytes_per_step + 9
+    """With the sum tree: 8 of a leaf, and less than 1 of the sums above it."""
 
     def __init__(
         self,
@@ -74,9 +66,7 @@ class PrioritizedReplayMemory(ReplayMemory):
         super().cut(observations)
         self._follow(before, self._written > before)
 
-    def sample_by_priority(
-        self, batch_size: int, rng: np.random.Generator, importance_exponent: float
-    ) -> tuple[Batch, Draw]:
+    def draw(self, batch_size: int, rng: np.random.Generator, importance_exponent: float) -> tuple[Batch, Draw]:
         """One transition from each of `batch_size` equal parts of the sum of priorities (Schaul, appendix B.2.1).
 
         Weights are (N P(i)) ** -importance_exponent over the largest of the batch, as in DQN Zoo and Dopamine; the
