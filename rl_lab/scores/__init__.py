@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rl_lab.scores.curves import GameCurve, ReferenceCurve, curve, curve_names, curves, published
 from rl_lab.scores.references import Reference, reference, references
+from rl_lab.scores.suites import Suite, suites
 from rl_lab.scores.tables import DEFAULT_TABLE, TABLE_NAMES, ScoreTable, score_table
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Reference",
     "ReferenceCurve",
     "ScoreTable",
+    "Suite",
     "curve",
     "curve_names",
     "curves",
@@ -23,4 +25,5 @@ __all__ = [
     "reference",
     "references",
     "score_table",
+    "suites",
 ]
