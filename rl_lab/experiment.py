@@ -16,6 +16,9 @@ from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
 from rl_lab.system import DEVICES, MAX_THREADS
 
+DEFAULT_CONFIG = "dqn/quick"
+"""The experiment that is meant where none is named."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
@@ -79,7 +82,8 @@ class ExperimentConfig:
 def config_names() -> tuple[str, ...]:
     """The experiments that come with the lab, such as dqn/quick."""
     folder = shipped_folder("configs")
-    return tuple(sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml")))
+    names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
+    return tuple(sorted(name for name in names if not name.startswith("sweeps/")))
 
 
 def config_path(name: str) -> Path:

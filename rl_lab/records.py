@@ -147,6 +147,15 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     return records
 
 
+def last_metrics(directory: Path) -> dict[str, Any] | None:
+    """The newest of them, without a look at those before; None before the first."""
+    path = directory / "metrics.jsonl"
+    if not path.exists():
+        return None
+    *_, line, _unfinished = (b"", *read_bytes(path, max_bytes=_MAX_RECORDS_BYTES).rsplit(b"\n", 2))
+    return _with_keys(parse_json(line, str(path)), _METRICS_KEYS, path) if line else None
+
+
 def training_seconds(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
     """Seconds of training up to each point of the curves, without evaluations: from the speed between points."""
     previous = [0, *(point["frames"] for point in metrics)]

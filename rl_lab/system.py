@@ -26,6 +26,9 @@ MAX_THREADS = 1_024
 
 _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
+_claims: list[int] = []
+"""Bytes that were asked for and granted in this process."""
+
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -75,6 +78,12 @@ def require_memory(needed_bytes: int, purpose: str, advice: str) -> None:
     free_bytes = available_memory_bytes()
     if needed_bytes > free_bytes:
         raise LabError(f"{purpose} needs {needed_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} GB free; {advice}")
+    _claims.append(needed_bytes)
+
+
+def claimed_memory_bytes() -> int:
+    """All that `require_memory` granted in this process: what is taken at once, or only as a replay fills."""
+    return sum(_claims)
 
 
 def use_machine(device: str, threads: int) -> tuple[str, int]:
@@ -91,7 +100,7 @@ def use_machine(device: str, threads: int) -> tuple[str, int]:
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise LabError("device is 'cuda', but torch sees no GPU; use --device cpu, or install a CUDA build of torch")
-    threads = threads or _num_cores()
+    threads = threads or num_cores()
     torch.set_num_threads(threads)
     _keep_freed_memory()
     return "cuda" if has_gpu and device != "cpu" else "cpu", threads
@@ -106,7 +115,7 @@ def has_fast_bf16(device: str) -> bool:
     return any("bf16" in name and has_it is True for name, has_it in torch.cpu.get_capabilities().items())
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +22,16 @@ STALLED = 70
 
 _PATIENCE_SECONDS = 5
 """For each of the last acts: a full pipe or a lock that the stuck thread holds must not keep the process alive."""
+
+
+def how_it_ended(returncode: int) -> str:
+    """How a process that trained ended, in words; a negative number is the signal that it died of."""
+    if returncode == STALLED:
+        return f"stalled (exit status {STALLED})"
+    if returncode >= 0:
+        return f"failed (exit status {returncode})"
+    hint = ", as the system does when memory runs out" if returncode == -signal.SIGKILL else ""
+    return f"was ended by signal {-returncode}, {signal.strsignal(-returncode)}{hint}"
 
 
 class Watchdog:

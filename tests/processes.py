@@ -29,10 +29,10 @@ def rl_lab(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def started(*command: object) -> Iterator[subprocess.Popen[str]]:
+def started(*command: object, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
     """A process that does not outlive the test."""
     words = [str(word) for word in command]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(words, stdout=stdout, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:

@@ -245,11 +245,12 @@ def test_compare_shows_runs_beside_published_scores(runs: Path, capsys: pytest.C
     assert lines[header + 1].endswith("401.2 (13.872)")
 
 
-@pytest.mark.parametrize("kind", ["games", "agents", "configs", "protocols", "references"])
+@pytest.mark.parametrize("kind", ["games", "suites", "agents", "configs", "sweeps", "protocols", "references"])
 def test_list_shows_what_there_is(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
     some = {"games": "Pong", "agents": "dqn", "configs": "dqn/quick", "protocols": "sb3_zoo", "references": "rainbow"}
+    some |= {"suites": "atari10", "sweeps": "smoke"}
     assert some[kind] in names
     if kind == "games":
         assert tuple(names) == all_games()

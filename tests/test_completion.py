@@ -61,7 +61,10 @@ def ask(line: str, *options: str) -> tuple[list[str], subprocess.CompletedProces
         ("compare runs --reference dqn_nature", ["dqn_nature_2015"]),
         ("tensorboard runs --reference dopamine_iqn_c", ["dopamine_iqn_cnn", "dopamine_iqn_cnn_200M"]),
         ("tensorboard ru", ["runs/"]),
-        ("list ", ["games", "agents", "configs", "protocols", "references", "runs"]),
+        ("list ", ["games", "suites", "agents", "configs", "sweeps", "protocols", "references", "runs"]),
+        ("sweep ", ["mnih2013", "smoke"]),
+        ("sweep mi", ["mine.toml"]),
+        ("compare runs --sweep sm", ["smoke"]),
         ("bench --d", ["--device"]),
     ],
 )

@@ -55,7 +55,7 @@ class _Values(BaseCompleter):
         """All values that begin with the prefix."""
         is_path = action.type is Path or action.metavar == "FILE"
         names = [] if is_path else [name for name in _names(action.dest) if name.startswith(prefix)]
-        return names or (FilesCompleter()(prefix) if is_path or action.dest in ("config", "agent") else [])
+        return names or (FilesCompleter()(prefix) if is_path or action.dest in ("config", "sweep", "agent") else [])
 
 
 def _names(argument: str) -> Iterable[str]:
@@ -67,6 +67,10 @@ def _names(argument: str) -> Iterable[str]:
             from rl_lab.experiment import config_names
 
             return config_names()
+        case "sweep":
+            from rl_lab.sweep.plan import sweep_names
+
+            return sweep_names()
         case "agent":
             from rl_lab.agent import agent_names
 

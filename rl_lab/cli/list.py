@@ -1,14 +1,17 @@
-"""List games, agents, configs, protocols, published references, or runs."""
+"""List games, suites of games, agents, configs, sweeps, protocols, published references, or runs."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rl_lab.cli.main import Parser
 from rl_lab.cli.table import print_table
+from rl_lab.columns import aligned
 from rl_lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -16,22 +19,31 @@ if TYPE_CHECKING:
     from rl_lab.scores import Reference
 
 
+_WATCH_SECONDS = 2.0
+
+
 def main(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab list`."""
     kinds = {
         "games": _games,
+        "suites": _suites,
         "agents": _agents,
         "configs": _configs,
+        "sweeps": _sweeps,
         "protocols": _protocols,
         "references": _references,
         "runs": _runs,
     }
     parser.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
+    parser.add_argument("--watch", action="store_true", help="runs: look again every two seconds, until Ctrl-C")
     options = parser.parse_all(arguments)
-    header, rows = kinds[options.kind](options.runs)
-    print_table(header, rows)
-    return 0
+    if not options.watch:
+        print_table(*kinds[options.kind](options.runs))
+        return 0
+    if options.kind != "runs" or not sys.stdout.isatty():
+        raise LabError("--watch shows runs on a terminal; leave it out to list once")
+    return _watch(options.runs)
 
 
 _Table = tuple[Sequence[str], Iterable[Sequence[str]]]
@@ -51,6 +63,31 @@ def _games(runs: Path) -> _Table:
     return ("game", f"random ({table.name})", f"human ({table.name})"), rows
 
 
+def _watch(runs: Path) -> int:
+    """The list of runs, again and again."""
+    from rich.live import Live
+    from rich.text import Text
+
+    def shown() -> Text:
+        header, rows = _runs(runs)
+        return Text("\n".join(aligned((header, *rows))), no_wrap=True)
+
+    try:
+        with Live(shown(), auto_refresh=False) as live:
+            while True:
+                time.sleep(_WATCH_SECONDS)
+                live.update(shown(), refresh=True)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _suites(runs: Path) -> _Table:
+    from rl_lab.scores import suites
+
+    rows = ((suite.name, str(len(suite.games)), suite.source, " ".join(suite.games)) for suite in suites().values())
+    return ("suite", "games", "source", "which"), rows
+
+
 def _agents(runs: Path) -> _Table:
     from rl_lab.agent import agent_names, load_agent
 
@@ -65,6 +102,16 @@ def _configs(runs: Path) -> _Table:
         return name, config.agent.name, config.game, config.protocol.label, f"{config.total_steps:,}"
 
     return ("config", "agent", "game", "protocol", "agent steps"), map(row, config_names())
+
+
+def _sweeps(runs: Path) -> _Table:
+    from rl_lab.sweep.plan import expand, read_sweep, sweep_names, sweep_path
+
+    def row(name: str) -> tuple[str, ...]:
+        sweep = read_sweep(sweep_path(name))
+        return name, str(len(expand(sweep, runs))), ", ".join(sweep.agents), ", ".join(sweep.games)
+
+    return ("sweep", "runs", "agents", "games"), map(row, sweep_names())
 
 
 def _protocols(runs: Path) -> _Table:

@@ -18,7 +18,7 @@ from types import FrameType
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, ResumableError
-from rl_lab.watchdog import STALLED
+from rl_lab.watchdog import how_it_ended
 
 TRAIN = (sys.executable, "-m", "rl_lab", "train")
 _READER_LEFT = 128 + signal.SIGPIPE
@@ -71,13 +71,13 @@ def supervise(
                 return status
             # An older run that --overwrite was to delete is not to be resumed in the new one's place.
             if not is_resumed and _identity(config) in (None, before):
-                _say(f"the run {_end(returncode)} before it began: nothing to resume")
+                _say(f"the run {how_it_ended(returncode)} before it began: nothing to resume")
                 return status
             if restarts == 0:
-                _say(f"the run {_end(returncode)}; no restarts are left")
+                _say(f"the run {how_it_ended(returncode)}; no restarts are left")
                 return status
             restarts -= 1
-            _say(f"the run {_end(returncode)}; resuming {run_directory} (restarts left: {restarts})")
+            _say(f"the run {how_it_ended(returncode)}; resuming {run_directory} (restarts left: {restarts})")
             command = [*program, *resume]
 
 
@@ -136,16 +136,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-def _end(returncode: int) -> str:
-    """How a child ended, in words."""
-    if returncode == STALLED:
-        return f"stalled (exit status {STALLED})"
-    if returncode >= 0:
-        return f"failed (exit status {returncode})"
-    hint = ", as the system does when memory runs out" if returncode == -signal.SIGKILL else ""
-    return f"was ended by signal {-returncode}, {signal.strsignal(-returncode)}{hint}"
 
 
 def _say(line: str) -> None:

@@ -20,11 +20,10 @@ from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line, reporter
 from rl_lab.cli.supervise import add_supervision, supervise, without_supervision
 from rl_lab.errors import LabError, ResumableError
-from rl_lab.experiment import ExperimentConfig, config_path, load_experiment
+from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment
 from rl_lab.run import run_directory
 from rl_lab.training import Conduct, Outcome, resume_experiment, run_experiment
 
-DEFAULT_CONFIG = "dqn/quick"
 _AGENT_HELP = "another agent, with its defaults: a name from `rl-lab list agents`, or the path of your own .py file"
 _RESUME_HELP = "go on with a run from its last checkpoint; of the experiment only --total-steps can change"
 _PROTOCOL_HELP = "another protocol: a name from `rl-lab list protocols`"

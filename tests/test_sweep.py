@@ -1,0 +1,336 @@
+"""Real sweeps: what is there is left, what is missing is made, and nothing is started where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rl_lab.cli.main import main
+from rl_lab.errors import LabError
+from rl_lab.records import Status, read_status
+from rl_lab.sweep.claim import claimed
+from rl_lab.sweep.cost import Measurement, cost, measure
+from rl_lab.sweep.plan import PlannedRun, expand, read_sweep
+from rl_lab.sweep.standing import Rest, rest_of
+from tests.processes import RL_LAB, ended, has_lines, started, wait_until
+from tests.runs import train, what_it_came_to
+
+SWEEP = """
+name = "tiny"
+agents = ["uniform"]
+games = ["Breakout"]
+seeds = [0, 1]
+[overrides]
+total_steps = 400
+iteration_steps = 200
+evaluation_episodes = 1
+log_every_steps = 20
+device = "cpu"
+protocol.max_frames_per_episode = 400
+"""
+
+SLOW = """
+import time
+from pathlib import Path
+
+from rl_lab.agent import load_agent
+
+
+class Slow(load_agent("uniform")):
+    def train(self, env, steps, log):
+        while env.steps < steps and not env.pause_requested:
+            super().train(env, env.steps + env.num_games, log)
+            if Path("obstacle").exists():
+                time.sleep(0.05)
+"""
+
+RAISES = """
+from rl_lab.agent import load_agent
+
+
+class Raises(load_agent("uniform")):
+    def train(self, env, steps, log):
+        super().train(env, 100, log)
+        raise RuntimeError("no more")
+"""
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_with_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sweep()
+
+
+def write_sweep(**changes: str) -> None:
+    text = SWEEP
+    for old, new in changes.items():
+        (line,) = (line for line in SWEEP.splitlines() if line.startswith(f"{old} ="))
+        text = text.replace(line, f"{old} = {new}")
+    Path("sweep.toml").write_text(text)
+
+
+def planned(*agent_files: str) -> list[PlannedRun]:
+    return expand(read_sweep(Path("sweep.toml")), Path("runs"), agent_files)
+
+
+def sweep(*arguments: str) -> int:
+    return main(["sweep", "sweep.toml", "--no-measure", *arguments])
+
+
+def test_a_stopped_sweep_does_what_is_missing_and_nothing_else_to_the_same_bytes(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Path("slow.py").write_text(SLOW)
+    Path("obstacle").touch()
+    write_sweep(agents='["slow.py"]', seeds="[0, 1, 2]")
+    flags = ("--no-measure", "--agent", "slow.py", "--jobs", "1")
+    finished, interrupted, missing = planned("slow.py")
+    Path("obstacle").rename("no obstacle")
+    train(finished.config, Path("runs"))
+    before = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*")}
+    Path("no obstacle").rename("obstacle")
+    with started(*RL_LAB, "sweep", "sweep.toml", *flags) as process:
+        wait_until(lambda: has_lines(interrupted.directory / "metrics.jsonl", 2), process)
+        process.send_signal(signal.SIGTERM)
+        status, output, errors = ended(process)
+    assert (status, errors) == (75, "")
+    assert output.splitlines() == [
+        "sweep tiny: 3 runs in runs (1 experiments x 1 games x 3 seeds): 1 finished, 0 to go on with, 2 to start",
+        f"{interrupted.directory}: starts",
+        "1 of 3 runs are finished",
+        "go on:      rl-lab sweep sweep.toml --no-measure --agent slow.py --jobs 1",
+    ]
+    assert (read_status(interrupted.directory).state, missing.directory.exists()) == ("interrupted", False)
+    Path("obstacle").unlink()
+    assert main(["sweep", "sweep.toml", *flags]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].endswith(": 1 finished, 1 to go on with, 1 to start")
+    assert lines[1] == f"{missing.directory}: starts"  # the longest first
+    assert lines[3] == f"{interrupted.directory}: goes on"
+    assert lines[-1] == "3 of 3 runs are finished"
+    assert {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*")} == before
+    for run in (interrupted, missing):
+        assert what_it_came_to(run.directory) == what_it_came_to(train(run.config, Path("undisturbed")).run)
+    assert main(["sweep", "sweep.toml", *flags]) == 0
+    assert capfd.readouterr().out.splitlines()[0].endswith(": 3 finished, 0 to go on with, 0 to start")
+
+
+def test_a_run_that_fails_is_tried_again_from_its_checkpoint_and_then_reported(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    Path("raises.py").write_text(RAISES)
+    write_sweep(agents='["raises.py"]', seeds="[0]")
+    assert sweep("--agent", "raises.py", "--retries", "1") == 1
+    run, log = (
+        "runs/Breakout/raises-on-dqn-quick/seed-0",
+        "runs/sweeps/tiny/logs/Breakout/raises-on-dqn-quick/seed-0.log",
+    )
+    assert capfd.readouterr().out.splitlines()[1:] == [
+        f"{run}: starts",
+        f"{run}: failed, and is tried again: RuntimeError: no more",
+        f"{run}: goes on",
+        f"{run}: failed: RuntimeError: no more (log: {log})",
+        "0 of 1 runs are finished",
+        f"failed:     {run}: RuntimeError: no more (log: {log})",
+        "go on:      rl-lab sweep sweep.toml --no-measure --agent raises.py --retries 1",
+    ]
+    assert Path(log).read_text().count("Traceback") == 2
+    assert len(json.loads(Path(run, "provenance.json").read_text())["resumes"]) == 1
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both runs of the sweep."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "sweep.toml").write_text(SWEEP)
+    for run in expand(read_sweep(folder / "sweep.toml"), folder / "runs"):
+        train(run.config, folder / "runs")
+    return folder / "runs"
+
+
+@pytest.fixture
+def runs(made: Path) -> list[Path]:
+    shutil.copytree(made, "runs")
+    return [run.directory for run in planned()]
+
+
+def test_finished_runs_are_not_made_again(runs: list[Path]) -> None:
+    assert rest_of(planned()) == []
+    shutil.rmtree(runs[1])
+    assert rest_of(planned()) == [Rest(planned()[1], 0)]
+
+
+def test_a_killed_run_is_to_go_on_where_its_status_says(runs: list[Path]) -> None:
+    status = {
+        **json.loads((runs[0] / "status.json").read_text()),
+        "state": "running",
+        "steps": 200,
+        "process_start": 1.0,
+    }
+    (runs[0] / "status.json").write_text(json.dumps(status))
+    (runs[1] / "status.json").unlink()
+    assert [(rest.steps_done, rest.steps_left) for rest in rest_of(planned())] == [(200, 200), (0, 400)]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"total_steps": "200"}, "total_steps is 400 in {run}/config.toml, and 200 in the sweep; see to {run}"),
+        ({"protocol.max_frames_per_episode": "800"}, "protocol.max_frames_per_episode is 400 in {run}/config.toml"),
+        ({"agents": '["dqn/quick", "uniform"]'}, None),
+        ({"device": '"auto"'}, None),
+    ],
+)
+def test_a_run_of_another_experiment_is_refused_with_the_field_that_differs(
+    change: dict[str, str], line: str | None, runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(**change)
+    if line is None:
+        assert {rest.run.directory for rest in rest_of(planned())}.isdisjoint(runs)
+    else:
+        assert sweep() == 2
+        output, errors = capsys.readouterr()
+        assert (output, errors.count("\n")) == ("", 1)
+        assert line.format(run=runs[0]) in errors
+
+
+def _drop(name: str) -> Any:
+    return lambda run: (run / name).unlink()
+
+
+def _live(run: Path) -> None:
+    (run / "status.json").write_text(json.dumps(vars(Status.of_this_process("running", steps=4, frames=16))))
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (_drop("config.toml"), "{run} is no whole run; put back what is missing, or move it away"),
+        (_drop("provenance.json"), "{run} is no whole run"),
+        (_drop("evaluations.jsonl"), "{run} is finished, but its records do not reach 1,600 frames"),
+        (_drop("metrics.jsonl"), "{run} is finished, but its records do not reach 1,600 frames"),
+        (lambda run: (run / "config.toml").write_text("x"), "{run}/config.toml is no readable TOML file"),
+        (lambda run: (run / "status.json").write_text("{"), "{run}/status.json is no readable JSON"),
+        (lambda run: (run / "evaluations.jsonl").write_text("{}\n"), "{run}/evaluations.jsonl is no record of a run"),
+        (_live, f"process {os.getpid()} is writing to {{run}}; wait for its end or stop it"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_named_before_anything_starts(
+    damage: Any, line: str, runs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(seeds="[1, 2]")
+    damage(runs[1])
+    assert sweep() == 2
+    output, errors = capsys.readouterr()
+    assert (output, errors.count("\n")) == ("", 1)
+    assert errors.startswith(f"rl-lab: {line.format(run=runs[1])}")
+    assert not planned()[1].directory.exists()
+
+
+def claim(name: str, plan: list[PlannedRun]) -> None:
+    with claimed(Path("runs"), name, plan):
+        pass
+
+
+def test_two_sweeps_never_have_a_run_in_common() -> None:
+    plan = planned()
+    with claimed(Path("runs"), "one", plan[:1]):
+        with pytest.raises(LabError, match="the sweep one is running in runs already"):
+            claim("one", plan[1:])
+        with pytest.raises(LabError, match=r"sweep one is running and has Breakout/uniform-on-dqn-quick/seed-0, too"):
+            claim("two", plan)
+        claim("two", plan[1:])
+    claim("two", plan)
+
+
+def test_a_running_sweep_keeps_another_of_its_name_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with claimed(Path("runs"), "tiny", planned()):
+        assert sweep() == 2
+    assert capsys.readouterr().err == (
+        "rl-lab: the sweep tiny is running in runs already; wait for its end, or use another --runs\n"
+    )
+    assert not list(Path("runs").rglob("*.log"))
+
+
+def test_the_cost_is_worked_out_from_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rl_lab.sweep.cost.available_memory_bytes", lambda: 10_000_000_000)
+    monkeypatch.setattr("rl_lab.sweep.cost.num_cores", lambda: 8)
+    write_sweep(agents='["uniform", "dqn/quick"]', total_steps="7_200_000", iteration_steps="1_000_000")
+    uniform, uniform_1, dqn, dqn_1 = planned()
+    rests = [Rest(uniform, 0), Rest(uniform_1, 3_600_000), Rest(dqn, 0), Rest(dqn_1, 7_200_000)]
+    measured = {
+        uniform.config.name: Measurement(1_000, 1_000_000_000, 0, 10),
+        dqn.config.name: Measurement(100, 4_000_000_000, 3_000_000_000, 20),
+    }
+    needed = cost(rests, measured, None)
+    assert [rest.run for rest in needed.rests] == [dqn, uniform, uniform_1, dqn_1]  # 20, 2, 1 and 0 hours
+    assert (needed.jobs, needed.core_hours, needed.hours) == (4, 23, 20)
+    assert (needed.evaluations, needed.episodes) == (8 + 5 + 8 + 1, 22)
+    assert (needed.memory_bytes, needed.disk_bytes, needed.replay_bytes) == (10_000_000_000, 60, 6_000_000_000)
+    assert cost(rests, measured, 1).hours == 23
+    monkeypatch.setattr("rl_lab.sweep.cost.available_memory_bytes", lambda: 9_500_000_000)
+    assert cost(rests, measured, None).jobs == 3
+    with pytest.raises(LabError, match=r"4 at once need 10\.0 GB of memory, 9\.5 GB free"):
+        cost(rests, measured, 4)
+
+
+def test_a_measurement_is_of_the_real_training() -> None:
+    write_sweep(agents='["dqn/quick"]')
+    (one,) = measure(planned()).values()
+    assert 0 < one.steps_per_second < 10_000
+    replay = 40_000 * 84 * 84
+    assert replay < one.replay_bytes < 1.1 * replay
+    assert one.memory_bytes > one.replay_bytes + 50_000_000
+    assert one.disk_bytes > 2_000_000  # weights, with Adam's moments
+
+
+def test_a_long_sweep_starts_with_yes_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    name = planned()[0].config.name
+    monkeypatch.setattr("rl_lab.cli.sweep.measure", lambda runs: {name: Measurement(1.0, 1, 0, 1)})
+    write_sweep(seeds=str(list(range(150))), total_steps="72_000")
+    assert main(["sweep", "sweep.toml", "--jobs", "1", "--dry-run"]) == 0
+    shown, _ = capsys.readouterr()
+    assert "time:   3,000.00 hours of training, 1 at once" in shown
+    assert main(["sweep", "sweep.toml", "--jobs", "1"]) == 2
+    assert "150 runs, 3,000 hours with 1 at once: give --yes" in capsys.readouterr().err
+    assert sweep() == 2
+    assert "150 runs of unknown length: give --yes" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_compare_says_what_a_sweep_still_lacks(runs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "runs", "--sweep", "sweep.toml"]) == 0
+    assert "The sweep is not over" not in capsys.readouterr().out
+    write_sweep(seeds="[0, 1, 2]")
+    status = json.loads((runs[0] / "status.json").read_text())
+    (runs[0] / "status.json").write_text(json.dumps({**status, "state": "interrupted", "reason": "SIGTERM"}))
+    assert main(["compare", "runs", "--sweep", "sweep.toml"]) == 0
+    names = ", ".join(f"Breakout/uniform-on-dqn-quick/seed-{seed}" for seed in (0, 2))
+    assert f"The sweep is not over; not finished: {names}." in capsys.readouterr().out
+
+
+def test_list_runs_is_watched_on_a_terminal_until_ctrl_c(runs: list[Path]) -> None:
+    ours, theirs = pty.openpty()
+    with started(*RL_LAB, "list", "runs", "--watch", stdout=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while b"finished" not in shown:
+            shown += os.read(ours, 1 << 16)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    os.close(ours)
+
+
+@pytest.mark.parametrize("kind", ["runs", "games"])
+def test_watching_without_a_terminal_or_anything_but_runs_is_one_line(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["list", kind, "--watch"]) == 2
+    assert capsys.readouterr().err == "rl-lab: --watch shows runs on a terminal; leave it out to list once\n"
