@@ -18,7 +18,7 @@ from rl_lab.errors import LabError, LabWarning, did_you_mean
 from rl_lab.report.cautions import mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
-from rl_lab.report.results import read_runs
+from rl_lab.report.results import Run, read_runs
 from rl_lab.report.text import FORMATS
 from rl_lab.scores import DEFAULT_TABLE, TABLE_NAMES, published, score_table
 
@@ -42,6 +42,10 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--format", default="text", metavar="NAME", help=", ".join(FORMATS))
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a report of one file, pictures included")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write each picture as PNG and SVG")
+    parser.add_argument("--sweep", metavar="NAME", help="say which of this sweep's runs are not finished")
+    parser.add_argument(
+        "--agent", action="append", default=[], metavar="FILE", help="with --sweep: your agent's .py file: it is run"
+    )
     parser.add_argument("--mixed", action="store_true", help="show what does not compare together, marked")
     options = parser.parse_all(arguments)
     if options.format not in FORMATS:
@@ -64,6 +68,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         references,
         curves,
         without=without,
+        missing=() if options.sweep is None else _missing(options.sweep, options.agent, options.games, runs),
         table=table,
         at_frames=options.at_frames,
         rng=np.random.default_rng(_RESAMPLING_SEED),
@@ -79,6 +84,19 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         )
     print(FORMATS[options.format](comparison))
     return 0
+
+
+def _missing(sweep: str, agent_files: Sequence[str], games: Sequence[str], runs: Sequence[Run]) -> list[Path]:
+    """The runs of a sweep that are not finished, only of `games`, if any; agents are loaded for their names only."""
+    from rl_lab.sweep.plan import expand, read_sweep, sweep_path
+
+    finished = {(run.game, run.experiment, run.seed) for run in runs if run.state == "finished"}
+    return [
+        planned.directory
+        for planned in expand(read_sweep(sweep_path(sweep)), Path(), agent_files)
+        if not games or planned.config.game in games
+        if (planned.config.game, planned.config.name, planned.config.seed) not in finished
+    ]
 
 
 def _draw(comparison: Comparison, *, html: Path | None, plots: Path | None) -> None:

@@ -81,6 +81,12 @@ def left_out(directories: Sequence[Path], reason: str) -> Iterator[str]:
         yield f"Left out, {reason}: {_listed([str(directory) for directory in directories])}."
 
 
+def not_finished(planned: Sequence[Path]) -> Iterator[str]:
+    """One sentence about runs of a sweep that have not come to their end, or have not begun."""
+    if planned:
+        yield f"The sweep is not over; not finished: {_listed([str(directory) for directory in planned])}."
+
+
 def differing(tables: Sequence[Mapping[str, object]], leave_out: Sequence[str]) -> list[str]:
     """The keys whose values are not the same in all."""
     keys = sorted({key for table in tables for key in table} - set(leave_out))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rl_lab.errors import LabError
-from rl_lab.report.cautions import cautions, differing, grouped, left_out, setup
+from rl_lab.report.cautions import cautions, differing, grouped, left_out, not_finished, setup
 from rl_lab.report.results import Point, Run
 from rl_lab.report.standings import (
     Cell,
@@ -68,10 +68,11 @@ def compare(
     *,
     table: ScoreTable,
     without: Sequence[Path] = (),
+    missing: Sequence[Path] = (),
     at_frames: int | None = None,
     rng: np.random.Generator,
 ) -> Comparison:
-    """Everything about the runs, and a word about those `without` an evaluation.
+    """Everything about the runs, and a word about those `without` an evaluation, and planned ones that are `missing`.
 
     The generator draws bootstraps and permutations. LabError where no run has an evaluation after `at_frames`.
     """
@@ -107,6 +108,7 @@ def compare(
         curves=tuple(curves),
         warnings=(
             *cautions(runs, evaluation, table),
+            *not_finished(missing),
             *left_out(without, "no evaluation yet"),
             *left_out(_others(given, chosen), "no evaluation after the frames that were asked for"),
             *left_out(_others(runs, within), "no evaluation that is known to be within the equal hours"),
