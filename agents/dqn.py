@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ from rl_lab.resets import shrink_and_perturb
 from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.schedules import linear
 from rl_lab.seeding import generator, generator_state, integer_seed, restore_generator
+from rl_lab.switches import Switch
 from rl_lab.system import has_fast_bf16
 from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
 from rl_lab.values import VALUES, build_values
@@ -267,6 +268,77 @@ class DQNConfig(AgentConfig):
     def draws_in_network(self) -> bool:
         """Whether passes of the network draw random numbers."""
         return self.noisy or self.dropout > 0 or self.values == "implicit_quantile"
+
+    switches: ClassVar[tuple[Switch, ...]] = (
+        Switch("target_network", "Mnih et al. 2015", "target_update_steps", off=0),
+        Switch("double", "van Hasselt et al. 2016", "double", off=False),
+        Switch(
+            "prioritized",
+            "Schaul et al. 2016",
+            "replay_sampling",
+            off="uniform",
+            settings=(
+                "priority_exponent",
+                "importance_exponent_start",
+                "importance_exponent_end",
+                "importance_annealing_steps",
+            ),
+        ),
+        Switch("dueling", "Wang et al. 2016", "dueling", off=False),
+        Switch("n_step", "Sutton 1988; in DQN Hessel et al. 2018", "n_step", off=1),
+        Switch(
+            "noisy",
+            "Fortunato et al. 2018",
+            "noisy",
+            off=False,
+            settings=("noisy_sigma",),
+            # Where only noise explores, without it the schedule of DrQ(eps) does (Agarwal et al. 2021).
+            instead=(
+                ("epsilon_start", 0.0, 1.0),
+                ("epsilon_end", 0.0, 0.01),
+                ("epsilon_decay_steps", 0, 5_000),
+            ),
+        ),
+        Switch(
+            "categorical",
+            "Bellemare et al. 2017",
+            "values",
+            off="scalar",
+            on="categorical",
+            settings=("atoms", "v_min", "v_max"),
+        ),
+        Switch("quantile", "Dabney et al. 2018a", "values", off="scalar", on="quantile", settings=("quantiles",)),
+        Switch(
+            "implicit_quantile",
+            "Dabney et al. 2018b",
+            "values",
+            off="scalar",
+            on="implicit_quantile",
+            settings=("quantiles", "cosines"),
+        ),
+        Switch(
+            "munchausen",
+            "Vieillard et al. 2020",
+            "munchausen",
+            off=False,
+            settings=("munchausen_temperature", "munchausen_scale", "munchausen_clip"),
+        ),
+        Switch(
+            "impala",
+            "Espeholt et al. 2018",
+            "network",
+            off="nature",
+            on="impala",
+            settings=("impala_width",),
+            instead=(("spectral_norm", True, False),),
+        ),
+        Switch("spectral_norm", "Miyato et al. 2018", "spectral_norm", off=False),
+        Switch("layer_norm", "Ba et al. 2016", "layer_norm", off=False),
+        Switch("dropout", "Srivastava et al. 2014", "dropout", off=0.0),
+        Switch("augmentation", "Kostrikov et al. 2021", "augmentation", off="none"),
+        Switch("weight_decay", "Loshchilov and Hutter 2019", "weight_decay", off=0.0),
+        Switch("gradient_clipping", "Pascanu et al. 2013", "max_gradient_norm", off=0.0),
+    )
 
 
 class DQN(Agent):

@@ -11,7 +11,7 @@ import hashlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -23,6 +23,7 @@ from rl_lab.atari import AtariVectorEnv
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
 from rl_lab.saved import SavedFiles, SavedState
+from rl_lab.switches import Switch, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,27 @@ class AgentConfig:
 
     name: str
     """The agent: a name from `rl-lab list agents`, or the path of a Python file."""
+
+    switches: ClassVar[tuple[Switch, ...]] = ()
+    """What the agent can be trained without."""
+
+    @property
+    def switches_on(self) -> tuple[Switch, ...]:
+        """Those that this configuration turns on."""
+        return tuple(switch for switch in self.switches if switch.is_on(self))
+
+    def turn_off(self, names: Iterable[str]) -> dict[str, dict[str, Value]]:
+        """What changes without these switches: name -> field -> value, in the order of their declaration.
+
+        LabError for one that is unknown or off already, with those that are on.
+        """
+        on = {switch.name: switch for switch in self.switches_on}
+        chosen = set(names)
+        for name in sorted(chosen - on.keys()):
+            known = [switch.name for switch in self.switches]
+            mistake = "is off already" if name in known else f"is no switch of {self.name}{did_you_mean(name, known)}"
+            raise LabError(f"{name!r} {mistake} (on: {', '.join(on) or 'none'})")
+        return {name: switch.turned_off(self) for name, switch in on.items() if name in chosen}
 
 
 @dataclass(frozen=True)
@@ -116,23 +138,26 @@ def agent_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in shipped_folder("agents").glob("*.py")))
 
 
+def agent_path(name: str) -> Path:
+    """The file of a name from `agent_names`, or an existing path ending in .py; LabError otherwise."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise LabError(f"no agent file {name}; give the path of a Python file that defines an Agent")
+        return Path(name)
+    if name not in agent_names():
+        raise LabError(
+            f"no agent {name!r}{did_you_mean(name, agent_names())} (allowed: {', '.join(agent_names())}, "
+            "or the path of a .py file)"
+        )
+    return shipped_folder("agents") / f"{name}.py"
+
+
 def load_agent(name: str) -> type[Agent]:
     """The agent class of a name from `agent_names` or of the path of a Python file; one class for one file.
 
     LabError for an unknown name, a missing file, or a file without exactly one agent. A file is code: it is run.
     """
-    if not name.endswith(".py"):
-        path = shipped_folder("agents") / f"{name}.py"
-        if name not in agent_names():
-            raise LabError(
-                f"no agent {name!r}{did_you_mean(name, agent_names())} (allowed: {', '.join(agent_names())}, "
-                "or the path of a .py file)"
-            )
-    else:
-        path = Path(name)
-        if not path.is_file():
-            raise LabError(f"no agent file {name}; give the path of a Python file that defines an Agent")
-    return _load_file(path.resolve())
+    return _load_file(agent_path(name).resolve())
 
 
 @functools.cache

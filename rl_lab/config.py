@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 
 import docstring_parser
 import tomlkit
+from tomlkit.container import Container
+from tomlkit.items import Comment, InlineTable, Item, Table
 
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.untrusted import check_plain, read_bytes
@@ -80,6 +83,26 @@ def to_toml(table: Mapping[str, Any]) -> str:
     return tomlkit.dumps(table)
 
 
+def toml_comments(path: Path) -> dict[str, str]:
+    """Key, such as agent.double -> the comment beside it, which may be empty; "" -> the comment that opens the file.
+
+    Of a file that `read_toml` could read.
+    """
+    document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    opening = itertools.takewhile(lambda item: isinstance(item, Comment), (item for _, item in document.body))
+    return {"": "\n".join(_comment(item) for item in opening), **_comments(document, "")}
+
+
+def value_text(value: object) -> str:
+    """A plain value as the configs have it, without quotation marks."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:_}"
+    return str(value)
+
+
 def field_types(config_type: type) -> dict[str, type]:
     """Field name -> type, in order."""
     hints = get_type_hints(config_type)
@@ -93,6 +116,23 @@ def field_docs(config_type: type) -> dict[str, str]:
         for parameter in docstring_parser.parse_from_object(base).params:
             docs[parameter.arg_name] = " ".join((parameter.description or "").split())
     return docs
+
+
+def _comments(table: Container, prefix: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, item in table.body:
+        if key is None:  # blank lines and comments
+            continue
+        name = f"{prefix}{key.key}"
+        if isinstance(item, Table | InlineTable):
+            found |= _comments(item.value, f"{name}.")
+        else:
+            found[name] = _comment(item)
+    return found
+
+
+def _comment(item: Item) -> str:
+    return item.trivia.comment.lstrip("#").strip()
 
 
 def _type_word(expected: type) -> str:

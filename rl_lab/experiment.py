@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.atari import MAX_PARALLEL_GAMES, Protocol, named_protocol, resolve_game
 from rl_lab.checks import LARGEST_INTEGER, require_at_least, require_between, require_one_of, require_word
-from rl_lab.config import from_table, read_toml, to_toml
+from rl_lab.config import from_table, read_toml, to_toml, toml_comments
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.files import shipped_folder
 from rl_lab.system import DEVICES, MAX_THREADS
@@ -123,15 +124,36 @@ def load_experiment(path: Path, *, agent: str | None = None, protocol: str | Non
     return from_table(ExperimentConfig, table, str(path))
 
 
+def without(experiment: ExperimentConfig, turned_off: Mapping[str, Mapping[str, object]]) -> ExperimentConfig:
+    """The experiment after `AgentConfig.turn_off`, under a name of its own: a folder and a row beside the whole one."""
+    changes: dict[str, Any] = {field: value for fields in turned_off.values() for field, value in fields.items()}
+    name = "-".join((experiment.name, "without", *turned_off)) if turned_off else experiment.name
+    return dataclasses.replace(experiment, name=name, agent=dataclasses.replace(experiment.agent, **changes))
+
+
+def agent_comments(path: Path, agent: str) -> dict[str, str]:
+    """Hyperparameter -> the comment beside it, which may be empty, of all that the file has for this agent."""
+    table = read_toml(path)
+    if not _keeps_agent(table, agent):
+        return {}
+    comments = toml_comments(path)
+    return {field: comments[f"agent.{field}"] for field in table["agent"]}
+
+
 def _replace_agent(table: dict[str, Any], agent: str) -> None:
     """Another agent comes with its defaults and a name of its own; the file's own agent keeps its hyperparameters."""
-    own = str(table["agent"].get("name"))
-    if agent == own or (agent.endswith(".py") and Path(agent).name == Path(own).name):
+    if _keeps_agent(table, agent):
         table["agent"]["name"] = agent
         return
     table["agent"] = {"name": agent}
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(agent).stem).lstrip("._-") or "agent"
     table["name"] = f"{stem}-on-{table.get('name')}"
+
+
+def _keeps_agent(table: Mapping[str, Any], agent: str) -> bool:
+    """Whether `agent` is the file's own, wherever its own file may be now."""
+    own = str(table["agent"].get("name"))
+    return agent == own or (agent.endswith(".py") and Path(agent).name == Path(own).name)
 
 
 def _read_protocol(table: dict[str, Any], where: str) -> Protocol:

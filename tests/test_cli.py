@@ -65,6 +65,16 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
         ("train --device cuda", "torch sees no GPU; use --device cpu"),
         ("train --device tpu", "device is 'tpu'; allowed is one of auto, cpu, cuda"),
         ("train --seed 1 dqn/pong", "CONFIG comes first"),
+        ("train --without noisyy", "'noisyy' is no switch of dqn; did you mean 'noisy'? (on: target_network, double,"),
+        ("train --without noisy", "'noisy' is off already (on: target_network, double, n_step, gradient_clipping)"),
+        ("train dqn/mnih2013 --without double", "'double' is off already (on: none)"),
+        ("train --agent uniform --without double", "'double' is no switch of uniform (on: none)"),
+        ("train --without", "argument --without: expected at least one argument"),
+        ("train --without double --agent.double", "--without double and a flag that turns it on again exclude each"),
+        ("train --resume runs --without double", "--without cannot be given with --resume: a run goes on as it began"),
+        ("train --resume runs --explain", "--explain cannot be given with --resume: a run goes on as it began"),
+        ("list switches --agent uniform", "uniform has no switches"),
+        ("list switches --agent dqm", "no agent 'dqm'; did you mean 'dqn'?"),
         ("evaluate absent", "absent is no run and no checkpoint"),
         ("evaluate absent.zip", "does not say which game it plays; give --game"),
         ("evaluate absent.zip --game Pong", "no file absent.zip"),
@@ -245,12 +255,22 @@ def test_compare_shows_runs_beside_published_scores(runs: Path, capsys: pytest.C
     assert lines[header + 1].endswith("401.2 (13.872)")
 
 
-@pytest.mark.parametrize("kind", ["games", "suites", "agents", "configs", "sweeps", "protocols", "references"])
+@pytest.mark.parametrize(
+    "kind", ["games", "suites", "agents", "switches", "configs", "sweeps", "protocols", "references"]
+)
 def test_list_shows_what_there_is(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind]) == 0
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
-    some = {"games": "Pong", "agents": "dqn", "configs": "dqn/quick", "protocols": "sb3_zoo", "references": "rainbow"}
-    some |= {"suites": "atari10", "sweeps": "smoke"}
+    some = {
+        "games": "Pong",
+        "suites": "atari10",
+        "agents": "dqn",
+        "switches": "noisy",
+        "configs": "dqn/quick",
+        "sweeps": "smoke",
+        "protocols": "sb3_zoo",
+        "references": "rainbow",
+    }
     assert some[kind] in names
     if kind == "games":
         assert tuple(names) == all_games()

@@ -55,13 +55,17 @@ def ask(line: str, *options: str) -> tuple[list[str], subprocess.CompletedProces
         ("train --agent.learning-rate 1 --protocol.st", ["--protocol.sticky-probability"]),
         ("train --device c", ["cpu", "cuda"]),
         ("train --seed ", []),
+        ("train atari100k/drq_eps --without ", ["double", "dueling", "n_step", "augmentation"]),
+        ("train dqn/rainbow --without noisy d", ["double", "dueling"]),
+        ("train dqn/mnih2013 --without ", []),
+        ("train sb3_dqn/like --without ", []),
         ("evaluate ru", ["runs/"]),
         ("evaluate runs --agent ", ["bandit.py", "mine.toml", "runs/"]),
         ("evaluate runs --normalize ", [*TABLE_NAMES]),
         ("compare runs --reference dqn_nature", ["dqn_nature_2015"]),
         ("tensorboard runs --reference dopamine_iqn_c", ["dopamine_iqn_cnn", "dopamine_iqn_cnn_200M"]),
         ("tensorboard ru", ["runs/"]),
-        ("list ", ["games", "suites", "agents", "configs", "sweeps", "protocols", "references", "runs"]),
+        ("list ", ["games", "suites", "agents", "switches", "configs", "sweeps", "protocols", "references", "runs"]),
         ("sweep ", ["mnih2013", "smoke"]),
         ("sweep mi", ["mine.toml"]),
         ("compare runs --sweep sm", ["smoke"]),
@@ -74,7 +78,9 @@ def test_what_may_stand_at_the_cursor_is_offered(line: str, expected: list[str])
     assert sorted(answer) == sorted(expected)
 
 
-@pytest.mark.parametrize("line", ["", *(f"{command} --" for command in COMMANDS), "train --agent ", "train --game "])
+@pytest.mark.parametrize(
+    "line", ["", *(f"{command} --" for command in COMMANDS), "train --agent ", "train --game ", "train --without "]
+)
 def test_no_completion_imports_torch(line: str) -> None:
     answer, done = ask(f"rl-lab {line}", "-X", "importtime")
     assert answer

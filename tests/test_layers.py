@@ -21,6 +21,7 @@ LAYERS = (
         "system",
         "scores",
         "statistics",
+        "switches",
         "config",
         "records",
         "untrusted",

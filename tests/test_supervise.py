@@ -177,7 +177,19 @@ def test_ctrl_z_pauses_the_child_too_and_fg_wakes_both() -> None:
 
 
 def test_the_child_gets_all_arguments_in_order_but_those_of_supervision() -> None:
-    own = ["dqn/quick", "--seed", "1", "--agent.learning-rate", "-1", "--overwrite", "--name", "x"]
+    own = [
+        "dqn/quick",
+        "--seed",
+        "1",
+        "--agent.learning-rate",
+        "-1",
+        "--overwrite",
+        "--name",
+        "x",
+        "--without",
+        "double",
+        "n_step",
+    ]
     given = [*own[:3], "--supervise", *own[3:], "--restarts", "5"]
     assert without_supervision(given) == own
     assert without_supervision(["--restarts=5", *own]) == own

@@ -8,6 +8,7 @@ What a line may not need is imported where it is needed: the emulators alone tak
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,8 @@ from argcomplete.completers import BaseCompleter, FilesCompleter
 from argcomplete.lexers import split_line
 
 from rl_lab.cli.main import COMMANDS, Parser, run
+from rl_lab.errors import LabError
+from rl_lab.switches import Switch
 
 if TYPE_CHECKING:
     from rl_lab.experiment import ExperimentConfig
@@ -104,6 +107,7 @@ def _names(argument: str) -> Iterable[str]:
 
 def _load_experiment(path: Path, *, agent: str | None, protocol: str | None) -> ExperimentConfig:
     """`load_experiment` without the agent's file, which imports torch: its hyperparameters are the configs' keys."""
+    from rl_lab.agent import AgentConfig
     from rl_lab.config import read_toml
     from rl_lab.experiment import config_names, config_path, load_experiment
 
@@ -112,6 +116,37 @@ def _load_experiment(path: Path, *, agent: str | None, protocol: str | None) -> 
     own = read_toml(path)["agent"]
     name = own.get("name") if agent is None else agent
     shipped = [read_toml(config_path(config))["agent"] for config in config_names()]
-    keys = {key: value for table in (*shipped, own) if table.get("name") == name for key, value in table.items()}
-    agent_type = dataclasses.make_dataclass("AgentKeys", [(key, type(value)) for key, value in keys.items()])
+    switches = _declared_switches(str(name))
+    off = {"name": name, **{switch.field: switch.off for switch in switches}}
+    tables = [table for table in (*shipped, off, own) if table.get("name") == name]
+    keys = {key: value for table in tables for key, value in table.items()}
+    agent_type = dataclasses.make_dataclass(
+        "AgentKeys",
+        [(key, type(value)) for key, value in keys.items()],
+        bases=(AgentConfig,),
+        namespace={"switches": switches},
+        frozen=True,
+        kw_only=True,
+    )
     return dataclasses.replace(experiment, agent=agent_type(**keys))
+
+
+def _declared_switches(agent: str) -> tuple[Switch, ...]:
+    """Those of the agent's file, which is read and not run; none where they are not declared in literals."""
+    from rl_lab.agent import agent_path
+
+    try:
+        calls = [
+            node
+            for node in ast.walk(ast.parse(agent_path(agent).read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Switch"
+        ]
+        return tuple(
+            Switch(
+                *map(ast.literal_eval, call.args),
+                **{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords},
+            )
+            for call in calls
+        )
+    except (LabError, OSError, SyntaxError, TypeError, ValueError):
+        return ()

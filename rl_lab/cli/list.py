@@ -1,7 +1,8 @@
-"""List games, suites of games, agents, configs, sweeps, protocols, published references, or runs."""
+"""List games, suites of games, agents, their switches, configs, sweeps, protocols, published references, or runs."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import sys
 import time
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from rl_lab.cli.main import Parser
 from rl_lab.cli.table import print_table
-from rl_lab.columns import aligned
+from rl_lab.columns import aligned, wrapped
 from rl_lab.errors import LabError
 
 if TYPE_CHECKING:
     from rl_lab.records import Status
     from rl_lab.scores import Reference
+    from rl_lab.switches import Switch
 
 
 _WATCH_SECONDS = 2.0
@@ -28,6 +30,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         "games": _games,
         "suites": _suites,
         "agents": _agents,
+        "switches": _switches,
         "configs": _configs,
         "sweeps": _sweeps,
         "protocols": _protocols,
@@ -36,20 +39,23 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     }
     parser.add_argument("kind", choices=kinds, metavar="KIND", help=", ".join(kinds))
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
+    parser.add_argument(
+        "--agent", metavar="NAME", help="only its switches: a name from `rl-lab list agents`, or the path of a .py file"
+    )
     parser.add_argument("--watch", action="store_true", help="runs: look again every two seconds, until Ctrl-C")
     options = parser.parse_all(arguments)
     if not options.watch:
-        print_table(*kinds[options.kind](options.runs))
+        print_table(*kinds[options.kind](options))
         return 0
     if options.kind != "runs" or not sys.stdout.isatty():
         raise LabError("--watch shows runs on a terminal; leave it out to list once")
-    return _watch(options.runs)
+    return _watch(options)
 
 
 _Table = tuple[Sequence[str], Iterable[Sequence[str]]]
 
 
-def _games(runs: Path) -> _Table:
+def _games(options: argparse.Namespace) -> _Table:
     from rl_lab.atari import all_games
     from rl_lab.scores import score_table
 
@@ -63,13 +69,13 @@ def _games(runs: Path) -> _Table:
     return ("game", f"random ({table.name})", f"human ({table.name})"), rows
 
 
-def _watch(runs: Path) -> int:
+def _watch(options: argparse.Namespace) -> int:
     """The list of runs, again and again."""
     from rich.live import Live
     from rich.text import Text
 
     def shown() -> Text:
-        header, rows = _runs(runs)
+        header, rows = _runs(options)
         return Text("\n".join(aligned((header, *rows))), no_wrap=True)
 
     try:
@@ -81,20 +87,38 @@ def _watch(runs: Path) -> int:
         return 0
 
 
-def _suites(runs: Path) -> _Table:
+def _suites(options: argparse.Namespace) -> _Table:
     from rl_lab.scores import suites
 
     rows = ((suite.name, str(len(suite.games)), suite.source, " ".join(suite.games)) for suite in suites().values())
     return ("suite", "games", "source", "which"), rows
 
 
-def _agents(runs: Path) -> _Table:
+def _agents(options: argparse.Namespace) -> _Table:
     from rl_lab.agent import agent_names, load_agent
 
     return ("agent", "what it is"), ((name, _first_line(load_agent(name))) for name in agent_names())
 
 
-def _configs(runs: Path) -> _Table:
+def _switches(options: argparse.Namespace) -> _Table:
+    from rl_lab.agent import agent_names, load_agent
+    from rl_lab.experiment import config_names, config_path, load_experiment
+
+    names = agent_names() if options.agent is None else (options.agent,)
+    configs = {name: load_experiment(config_path(name)).agent for name in config_names()}
+
+    def cells(agent: str, switch: Switch) -> tuple[str, ...]:
+        on = [name for name, config in configs.items() if config.name == agent and switch.is_on(config)]
+        return switch.name, agent, switch.paper, ", ".join(switch.fields), ", ".join(on) or "-"
+
+    rows = [cells(name, switch) for name in names for switch in load_agent(name).Config.switches]
+    if not rows:
+        raise LabError(f"{options.agent} has no switches; an agent declares them beside its Config")
+    header = ("switch", "agent", "paper", "fields", "on in")
+    return header, [line for row in rows for line in wrapped(row, (17, 6, 26, 26, 36))]
+
+
+def _configs(options: argparse.Namespace) -> _Table:
     from rl_lab.experiment import config_names, config_path, load_experiment
 
     def row(name: str) -> tuple[str, ...]:
@@ -104,17 +128,17 @@ def _configs(runs: Path) -> _Table:
     return ("config", "agent", "game", "protocol", "agent steps"), map(row, config_names())
 
 
-def _sweeps(runs: Path) -> _Table:
+def _sweeps(options: argparse.Namespace) -> _Table:
     from rl_lab.sweep.plan import expand, read_sweep, sweep_names, sweep_path
 
     def row(name: str) -> tuple[str, ...]:
         sweep = read_sweep(sweep_path(name))
-        return name, str(len(expand(sweep, runs))), ", ".join(sweep.agents), ", ".join(sweep.games)
+        return name, str(len(expand(sweep, options.runs))), ", ".join(sweep.agents), ", ".join(sweep.games)
 
     return ("sweep", "runs", "agents", "games"), map(row, sweep_names())
 
 
-def _protocols(runs: Path) -> _Table:
+def _protocols(options: argparse.Namespace) -> _Table:
     from rl_lab.atari import PROTOCOLS
 
     fields = [field.name for field in dataclasses.fields(next(iter(PROTOCOLS.values()))) if field.name != "name"]
@@ -125,7 +149,7 @@ def _protocols(runs: Path) -> _Table:
     return ("protocol", "fingerprint", *fields), rows
 
 
-def _references(runs: Path) -> _Table:
+def _references(options: argparse.Namespace) -> _Table:
     from rl_lab.scores import references
 
     def row(agent: Reference) -> tuple[str, ...]:
@@ -146,7 +170,7 @@ def _references(runs: Path) -> _Table:
     return header, map(row, references().values())
 
 
-def _runs(runs: Path) -> _Table:
+def _runs(options: argparse.Namespace) -> _Table:
     from rl_lab.records import find_runs, last_evaluation, read_status
 
     def row(directory: Path) -> tuple[str, ...]:
@@ -158,7 +182,7 @@ def _runs(runs: Path) -> _Table:
         return str(directory), f"{status.frames:,}", score, _state(status)
 
     # The state comes last: why a run failed may be long, and would push the columns after it away.
-    return ("run", "frames", "last evaluation", "state"), map(row, find_runs(runs))
+    return ("run", "frames", "last evaluation", "state"), map(row, find_runs(options.runs))
 
 
 def _state(status: Status) -> str:

@@ -26,7 +26,7 @@ COMMANDS = {
     "video": "record a saved agent's play, with what it values and where it looks",
     "compare": "scores of runs side by side, with published ones on request",
     "tensorboard": "watch runs in TensorBoard, with published scores on request",
-    "list": "games, suites, agents, configs, sweeps, protocols, published references or runs",
+    "list": "games, suites, agents, switches, configs, sweeps, protocols, published references or runs",
     "bench": "measure this machine: our DQN's speed against stable-baselines3's",
 }
 

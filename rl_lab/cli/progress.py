@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -16,20 +17,21 @@ from rl_lab.scores import DEFAULT_TABLE
 from rl_lab.training import Reporter
 
 
-def reporter(stream: TextIO) -> Reporter:
-    """The reporter that fits the stream."""
-    return BarReporter(stream) if stream.isatty() else LineReporter(stream)
+def reporter(stream: TextIO, notes: Sequence[str] = ()) -> Reporter:
+    """The reporter that fits the stream; `notes` are lines about what is trained."""
+    return BarReporter(stream, notes) if stream.isatty() else LineReporter(stream, notes)
 
 
 class LineReporter:
     """One aligned line an iteration."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, notes: Sequence[str] = ()) -> None:
         self._stream = stream
+        self._notes = notes
 
     def on_start(self, run: Path, config: ExperimentConfig) -> None:
         """Say what is trained, and where its records are."""
-        print(_start_line(run, config), file=self._stream, flush=True)
+        print(_start_line(run, config), *self._notes, sep="\n", file=self._stream, flush=True)
 
     def on_progress(self, progress: Progress) -> None:
         """Nothing: the curves are in the run's records."""
@@ -45,12 +47,13 @@ class LineReporter:
 class BarReporter:
     """A live bar, with the iterations' lines above it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, notes: Sequence[str] = ()) -> None:
         self._console = Console(file=stream, highlight=False)
+        self._notes = notes
 
     def on_start(self, run: Path, config: ExperimentConfig) -> None:
         """Say what is trained, and start the bar."""
-        self._console.print(_start_line(run, config))
+        self._console.print(_start_line(run, config), *self._notes, sep="\n")
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -1,7 +1,7 @@
 """Train an agent on a game: iterations of training, evaluation and checkpoint, recorded in a run directory.
 
 CONFIG is a name from `rl-lab list configs` (such as dqn/quick, the default) or the path of a TOML file. Every field of
-the experiment, its protocol and its agent is a flag.
+the experiment, its protocol and its agent is a flag; --without turns whole parts of the agent off.
 
 A run that was stopped or killed goes on with `rl-lab train --resume RUN`, as if nothing had happened; a finished one
 with a larger budget (--total-steps).
@@ -11,21 +11,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from rl_lab.agent import AgentConfig
 from rl_lab.atari import resolve_game
 from rl_lab.cli.config_flags import add_flags, apply_flags
+from rl_lab.cli.explain import explain
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line, reporter
 from rl_lab.cli.supervise import add_supervision, supervise, without_supervision
+from rl_lab.config import field_types, value_text
 from rl_lab.errors import LabError, ResumableError
-from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment
+from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment, without
 from rl_lab.run import run_directory
+from rl_lab.switches import Value
 from rl_lab.training import Conduct, Outcome, resume_experiment, run_experiment
 
 _AGENT_HELP = "another agent, with its defaults: a name from `rl-lab list agents`, or the path of your own .py file"
 _RESUME_HELP = "go on with a run from its last checkpoint; of the experiment only --total-steps can change"
+_WITHOUT_HELP = "turn off parts of the agent, as an experiment of its own: names from `rl-lab list switches`"
 _PROTOCOL_HELP = "another protocol: a name from `rl-lab list protocols`"
 
 
@@ -33,16 +39,24 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab train`."""
     if any(argument.partition("=")[0] == "--resume" for argument in arguments):
         return _resume(parser, arguments)
-    config, options = parse(parser, arguments)
+    given = parse(parser, arguments)
+    config, options = given.config, given.options
+    notes = [
+        f"without {name}: " + ", ".join(f"{field} = {value_text(value)}" for field, value in changes.items())
+        for name, changes in given.turned_off.items()
+    ]
     if options.dry_run:
-        print(config.to_toml(), end="")
+        print(*(f"# {note}\n" for note in notes), config.to_toml(), sep="", end="")
+        return 0
+    if options.explain:
+        print(*explain(config, given.path, given.agent, given.turned_off, given.agent_flags), sep="\n")
         return 0
     if options.supervise:
         own_agent = ["--agent", config.agent.name] if config.agent.name.endswith(".py") else []
         flags = ["--checkpoint-minutes", str(options.checkpoint_minutes), *own_agent]
         directory = run_directory(options.runs, config)
         return supervise(without_supervision(arguments), directory, options.restarts, resume_flags=flags)
-    outcome = run_experiment(config, options.runs, overwrite=options.overwrite, conduct=_conduct(options))
+    outcome = run_experiment(config, options.runs, overwrite=options.overwrite, conduct=_conduct(options, notes))
     return _print_outcome(outcome, options.runs)
 
 
@@ -79,16 +93,30 @@ def _add_conduct(parser: Parser) -> None:
     add_supervision(parser)
 
 
-def _conduct(options: argparse.Namespace) -> Conduct:
+def _conduct(options: argparse.Namespace, notes: Sequence[str] = ()) -> Conduct:
     if not options.checkpoint_minutes > 0:
         raise LabError(f"checkpoint-minutes is {options.checkpoint_minutes}; allowed is anything above 0")
-    return Conduct(reporter=reporter(sys.stdout), checkpoint_seconds=60 * options.checkpoint_minutes)
+    return Conduct(reporter=reporter(sys.stdout, notes), checkpoint_seconds=60 * options.checkpoint_minutes)
 
 
-def parse(
-    parser: Parser, arguments: Sequence[str], load: Callable[..., ExperimentConfig] = load_experiment
-) -> tuple[ExperimentConfig, argparse.Namespace]:
-    """The experiment that the command line describes, and the command's own options; `load` reads its config."""
+class Given(NamedTuple):
+    """What a command line describes."""
+
+    config: ExperimentConfig
+    options: argparse.Namespace
+    """The command's own."""
+    path: Path
+    """The file that CONFIG names."""
+    agent: AgentConfig
+    """As the file has it, before --without and the flags."""
+    turned_off: Mapping[str, Mapping[str, Value]]
+    """By --without: what each switch has changed."""
+    agent_flags: Collection[str]
+    """Hyperparameters that have a flag."""
+
+
+def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., ExperimentConfig] = load_experiment) -> Given:
+    """All that is to be known before training; `load` reads the config."""
     # Which flags there are depends on the agent, and the agent on the config: so these are read first.
     config_name = arguments[0] if arguments and not arguments[0].startswith("-") else DEFAULT_CONFIG
     chooser = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
@@ -97,7 +125,8 @@ def parse(
         one.add_argument("--agent", "--agent.name", nargs=nargs, metavar="NAME", help=_AGENT_HELP)
         one.add_argument("--protocol", "--protocol.name", nargs=nargs, metavar="NAME", help=_PROTOCOL_HELP)
     chosen, _ = chooser.parse_known_args(arguments)
-    default = load(config_path(config_name), agent=chosen.agent, protocol=chosen.protocol)
+    path = config_path(config_name)
+    default = load(path, agent=chosen.agent, protocol=chosen.protocol)
 
     parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"comes first (default: {DEFAULT_CONFIG})")
     parser.add_argument(
@@ -106,6 +135,12 @@ def parse(
     parser.add_argument("--resume", type=Path, metavar="RUN", help=_RESUME_HELP)
     parser.add_argument("--overwrite", action="store_true", help="delete the run directory if it exists")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment as TOML, and stop")
+    parser.add_argument("--explain", action="store_true", help="print where each hyperparameter comes from, and stop")
+    without_flag = parser.add_argument(
+        "--without", nargs="+", action="extend", default=[], metavar="SWITCH", help=_WITHOUT_HELP
+    )
+    on = [switch.name for switch in default.agent.switches_on]
+    without_flag.completer = lambda **_: on  # type: ignore[attr-defined]  # argcomplete's
     _add_conduct(parser)
     add_flags(parser, default)
     add_flags(parser, default.protocol, prefix="protocol.", skip=("name", "evaluation_episodes"))
@@ -115,11 +150,18 @@ def parse(
         raise LabError(f"unexpected {options.config!r}; CONFIG comes first: `rl-lab train CONFIG --seed 1 ...`")
     if options.game is not None:
         options.game = resolve_game(options.game)
+    agent_flags = {name for name in field_types(type(default.agent)) if vars(options).get(f"agent.{name}") is not None}
+    agent_flags |= {"name"} if chosen.agent else set()
+    turned_off = default.agent.turn_off(options.without)
+    reduced = without(default, turned_off)
     protocol = apply_flags(default.protocol, options, prefix="protocol.")
-    agent = apply_flags(default.agent, options, prefix="agent.")
+    agent = apply_flags(reduced.agent, options, prefix="agent.")
+    for switch in agent.switches_on:
+        if switch.name in turned_off:
+            raise LabError(f"--without {switch.name} and a flag that turns it on again exclude each other")
     # Checked once, when all values are in place: a budget and its parts may only fit together.
     options.protocol, options.agent = protocol, agent
-    return apply_flags(default, options), options
+    return Given(apply_flags(reduced, options), options, path, default.agent, turned_off, agent_flags)
 
 
 def _print_outcome(outcome: Outcome, watched: Path) -> int:
