@@ -271,6 +271,7 @@ class DQNConfig(AgentConfig):
 
     switches: ClassVar[tuple[Switch, ...]] = (
         Switch("target_network", "Mnih et al. 2015", "target_update_steps", off=0),
+        Switch("average_target", "Lillicrap et al. 2016", "target_rate", off=0.0),
         Switch("double", "van Hasselt et al. 2016", "double", off=False),
         Switch(
             "prioritized",
@@ -330,12 +331,15 @@ class DQNConfig(AgentConfig):
             off="nature",
             on="impala",
             settings=("impala_width",),
-            instead=(("spectral_norm", True, False),),
+            instead=(("spectral_norm", True, False), ("impala_pool", 6, 0)),
         ),
+        Switch("max_pool", "Clark et al. 2024", "impala_pool", off=0),
         Switch("spectral_norm", "Miyato et al. 2018", "spectral_norm", off=False),
         Switch("layer_norm", "Ba et al. 2016", "layer_norm", off=False),
         Switch("dropout", "Srivastava et al. 2014", "dropout", off=0.0),
         Switch("augmentation", "Kostrikov et al. 2021", "augmentation", off="none"),
+        Switch("replay_ratio", "D'Oro et al. 2023", "updates_at_once", off=1),
+        Switch("resets", "Nikishin et al. 2022", "reset_every_updates", off=0, settings=("reset_shrink",)),
         Switch("weight_decay", "Loshchilov and Hutter 2019", "weight_decay", off=0.0),
         Switch("gradient_clipping", "Pascanu et al. 2013", "max_gradient_norm", off=0.0),
     )
