@@ -34,7 +34,7 @@ LAYERS = (
     {"atari", "augmentation", "losses", "networks", "optimizers"},
     {"replay", "weights", "resets", "values", "tensors", "guards"},
     {"agent", "events", "tensorboard"},
-    {"experiment"},
+    {"experiment", "sb3"},
     {"evaluation", "provenance"},
     {"run", "checkpoint", "saved_agent"},
     {"position"},
@@ -74,9 +74,13 @@ def test_no_module_imports_a_higher_layer(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_bench_never_imports_stable_baselines3_and_only_atari_imports_ale_py(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imported_modules(path)}
-    assert "stable_baselines3" not in roots
+def test_only_sb3_imports_stable_baselines3_and_no_algorithm_of_it_and_only_atari_imports_ale_py(path: Path) -> None:
+    names = imported_modules(path)
+    roots = {name.split(".")[0] for name in names}
+    of_sb3 = {name for name in names if name.split(".")[0] == "stable_baselines3"}
+    assert not of_sb3 or layer(path) == "sb3"
+    assert all(name.startswith("stable_baselines3.common.") for name in of_sb3)
+    assert "sb3_contrib" not in roots
     assert "ale_py" not in roots or layer(path) == "atari"
 
 
@@ -87,8 +91,8 @@ def test_only_the_viewing_imports_what_may_be_missing(path: Path) -> None:
 
 
 def test_our_dqn_never_imports_stable_baselines3() -> None:
-    roots = {name.split(".")[0] for name in imported_modules(PACKAGE.parent / "agents" / "dqn.py")}
-    assert "stable_baselines3" not in roots
+    names = imported_modules(PACKAGE.parent / "agents" / "dqn.py")
+    assert not {name for name in names if name.split(".")[0] == "stable_baselines3" or name.startswith("rl_lab.sb3")}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""A model of stable-baselines3 as files: its own zip, read without running the pickles inside, and what that lacks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import BasePolicy
+from torch import Tensor
+
+from rl_lab.errors import LabError
+from rl_lab.saved import SavedFiles
+from rl_lab.untrusted import read_torch_storages, read_zip
+
+STATE, LEARNER = "state.json", "learner.safetensors"
+_MODEL = "model.zip"
+_MAX_MODEL_BYTES = 256 << 20
+_MODEL_MEMBERS = (
+    *("data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth"),
+    *("_stable_baselines3_version", "system_info.txt"),
+)
+"""What SB3 2.9 writes into a model.zip."""
+
+
+def save_model(model: BaseAlgorithm) -> dict[str, bytes]:
+    """model.zip, as SB3 saves it: with pickles inside, which SB3's `load` runs and `load_weights` does not read."""
+    file = io.BytesIO()
+    model.save(file)
+    return {_MODEL: file.getvalue()}
+
+
+def load_weights(policy: BasePolicy, files: SavedFiles, network: str) -> None:
+    """Read the networks of model.zip; neither SB3 nor torch's unpickler sees it.
+
+    LabError for another network than the policy's, which is described by `network`.
+    """
+    data = files.read(_MODEL, max_bytes=_MAX_MODEL_BYTES)
+    policy.load_state_dict(_read_weights(data, policy.state_dict(), network))
+
+
+def silence(model: BaseAlgorithm) -> None:
+    """Give it a logger that writes nothing: SB3's default one makes a directory in the system's temporary one."""
+    model.set_logger(Logger(folder=None, output_formats=[]))
+
+
+def numpy_state() -> list[int | float]:
+    """Of numpy's global generator, from which SB3 draws: 624 words, position, has_gauss, gauss."""
+    name, words, *place = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state(legacy=True))
+    assert name == "MT19937", name
+    return [*words.tolist(), *place]
+
+
+def restore_numpy(state: object) -> None:
+    """Let numpy's global generator go on from a `numpy_state`.
+
+    LabError for what is none: numpy takes any position, and reads there, beyond its memory.
+    """
+    match state:
+        case [*words, int(position), int(has_gauss), float(gauss)] if (
+            len(words) == 624
+            and all(type(word) is int and 0 <= word < 2**32 for word in words)
+            and 0 <= position <= len(words)
+            and has_gauss in (0, 1)
+        ):
+            np.random.set_state(("MT19937", np.array(words, np.uint32), position, has_gauss, gauss))
+        case _:
+            raise LabError(f"{STATE} is damaged: numpy is no state of its global generator")
+
+
+def logged_values(model: BaseAlgorithm) -> dict[str, float]:
+    """What SB3 recorded last, by its tags."""
+    return {tag: float(value) for tag, value in model.logger.name_to_value.items()}
+
+
+def restore_logged_values(model: BaseAlgorithm, logged: object) -> None:
+    """Let it have recorded `logged_values`; LabError for what is none."""
+    if not isinstance(logged, dict) or not all(isinstance(value, float) for value in logged.values()):
+        raise LabError(f"{STATE} is damaged: it does not say what was logged last")
+    model.logger.name_to_value.update(logged)
+
+
+def _read_weights(model_zip: bytes, own: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
+    """The policy's weights in a file of SB3's, named and shaped as `own`; LabError where it holds no such policy."""
+    like = io.BytesIO()
+    torch.save(own, like)
+    members = read_zip(model_zip, _MODEL_MEMBERS, _MODEL)
+    try:
+        storages = read_torch_storages(members.get("policy.pth", b""), like.getvalue(), f"{_MODEL}: policy.pth")
+    except LabError as error:
+        raise LabError(f"{error}; allowed is the network of {network}") from error
+    return {
+        name: torch.frombuffer(bytearray(storage), dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
+        for (name, tensor), storage in zip(own.items(), storages, strict=True)
+    }
