@@ -16,14 +16,14 @@ from tests.test_dqn import ready_agent
 from tests.tiny import tiny_dqn, tiny_experiment
 
 
-def tiny_sb3(**changes: object) -> AgentConfig:
+def tiny_sb3(name: str = "sb3_dqn", **changes: object) -> AgentConfig:
     settings: dict[str, object] = {
         "replay_capacity": 300,
         "learning_starts_steps": 64,
         "target_update_steps": 50,
         "epsilon_decay_steps": 200,
     }
-    return load_agent("sb3_dqn").Config(name="sb3_dqn", **{**settings, **changes})
+    return load_agent(name).Config(name=name, **{**settings, **changes})
 
 
 AGENTS = {
@@ -61,6 +61,7 @@ AGENTS = {
     "sb3": tiny_sb3(),
     "sb3 that has overwritten its replay": tiny_sb3(replay_capacity=150, n_step=3),
     "sb3 with a lean replay": tiny_sb3(replay_capacity=150, replay="lean", replay_storage="zstd"),
+    "sb3 of quantiles": tiny_sb3("sb3_qrdqn", replay="sb3", quantiles=8, update_every_steps=8),
 }
 
 
