@@ -38,8 +38,12 @@ def test_train_compares_games_and_precisions_with_stable_baselines3(capsys: pyte
         assert result["rows"][f"{name} : {theirs}"]["values"] == ratios(result, name, theirs)
 
 
-def test_update_compares_with_its_kernels_and_with_the_loop(capsys: pytest.CaptureFixture[str]) -> None:
+def test_update_compares_with_its_kernels_the_loop_and_each_switch(capsys: pytest.CaptureFixture[str]) -> None:
     result = bench("update", capsys)
+    switches = {"double", "dueling", "noisy", "categorical", "quantile", "implicit_quantile", "munchausen"}
+    for switch in switches | {"augmentation"}:
+        times = [f"fp32: a batch and an update, {name}" for name in (switch, "plain")]
+        assert result["rows"][f"fp32: {switch} : plain"]["values"] == pytest.approx(ratios(result, *times))
     for precision in ("fp32", "bf16"):
         of_kernels = ratios(result, f"{precision}: an update", f"{precision}: its kernels' own best")
         assert result["rows"][f"{precision}: update : kernels"]["values"] == pytest.approx(of_kernels)
@@ -62,6 +66,11 @@ def test_replay_compares_the_storages(capsys: pytest.CaptureFixture[str]) -> Non
     assert result["rows"]["time of a step, zstd : raw"]["values"] == slower
     slower = ratios(result, "training in bf16, zstd", "training in bf16, prioritized zstd")
     assert result["rows"]["time of a step, prioritized zstd : zstd"]["values"] == slower
+    for name in ("raw", "zstd", "prioritized zstd"):
+        # A batch every 4 steps.
+        batches, rates = (result["rows"][f"{row}, {name}"]["values"] for row in ("a batch of 32", "training in bf16"))
+        shares = [batch / 4_000 * rate for batch, rate in zip(batches, rates, strict=True)]
+        assert result["rows"][f"time of a step, sampling : all, {name}"]["values"] == pytest.approx(shares)
 
 
 def test_replay_says_what_the_machine_is_too_small_for(
@@ -75,6 +84,8 @@ def test_replay_says_what_the_machine_is_too_small_for(
         "a batch of 32, prioritized zstd",
         "training in bf16, zstd",
         "training in bf16, prioritized zstd",
+        "time of a step, sampling : all, zstd",
+        "time of a step, sampling : all, prioritized zstd",
         "time of a step, prioritized zstd : zstd",
     }
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from rl_lab.benchmarks.measuring import Report, Row, Settings, in_turns, ratios, seconds
 from rl_lab.benchmarks.replays import NUM_GAMES, Recording, fill, memory_bytes, record, those_that_fit
@@ -35,17 +38,35 @@ def run(settings: Settings) -> Report:
         if f"{name} storage" in fitting
     }
     sampling = in_turns(
-        {name: partial(seconds, training.agent.sample, _CALLS) for name, training in trainings.items()},  # type: ignore[attr-defined]  # DQN's
-        settings.repetitions,
+        {name: partial(_sampling_seconds, training.agent) for name, training in trainings.items()}, settings.repetitions
     )
     loops = in_turns({name: training.steps_per_second for name, training in trainings.items()}, settings.repetitions)
     rows = [Row(f"a batch of 32, {name}", "ms", [1e3 * value for value in values]) for name, values in sampling.items()]
     rows += [Row(f"training in bf16, {name}", "steps/s", values) for name, values in loops.items()]
+    for name, training in trainings.items():
+        per_step = [value / training.update_every_steps for value in sampling[name]]
+        steps = [1 / rate for rate in loops[name]]
+        rows.append(Row(f"time of a step, sampling : all, {name}", "ratio", ratios(per_step, steps)))
     for slower, name in (("zstd", "raw"), ("prioritized zstd", "zstd")):
         if {slower, name} <= loops.keys():
             rows.append(Row(f"time of a step, {slower} : {name}", "ratio", ratios(loops[name], loops[slower])))
-    turn = f"turns of {_CALLS} batches and of {settings.steps} agent steps with {NUM_GAMES} games"
+    turn = (
+        f"turns of {_CALLS} batches, with new priorities where these decide, and of {settings.steps} agent steps with "
+        f"{NUM_GAMES} games"
+    )
     return Report(rows, turn, (f"{settings.transitions:,} transitions of {_GAME} by random play", *notes))
+
+
+def _sampling_seconds(agent: Any) -> float:  # DQN's
+    """Mean time of a batch and, where it was drawn by priority, of giving its transitions new ones."""
+    rng = np.random.default_rng(0)
+
+    def sample() -> None:
+        batch, draw = agent.sample()
+        if draw is not None:
+            agent.replay.update_priorities(draw.games, draw.indices, rng.random(len(batch.actions), np.float32))
+
+    return seconds(sample, _CALLS)
 
 
 def _filled(settings: Settings, changes: Mapping[str, str], recording: Recording) -> Training:

@@ -1,4 +1,4 @@
-"""One update of the Nature network, against the sum of its kernels' own best times and as part of the loop.
+"""One update of the Nature network: against its kernels' own best times, as part of the loop, and with switches on.
 
 A kernel is a layer forward or backward, the optimizer's step, the norm of the gradient, or moving gradients or weights.
 Its own best time is the least of many calls in a row, with all that it needs at hand.
@@ -6,6 +6,7 @@ Its own best time is the least of many calls in a row, with all that it needs at
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
@@ -21,6 +22,19 @@ from rl_lab.weights import PRECISIONS, MasterWeights
 _BATCH_SIZE = 32
 _NUM_ACTIONS = 18
 _UPDATES = 20
+_UPDATES_WITH_SWITCHES = 5
+"""Fewer: IQN passes each state 64 times through the layer that has most of the weights."""
+_SWITCHES: Mapping[str, Mapping[str, object]] = {
+    "double": {"double": True},
+    "dueling": {"dueling": True},
+    "noisy": {"noisy": True},
+    "categorical": {"values": "categorical"},
+    "quantile": {"values": "quantile"},
+    "implicit_quantile": {"values": "implicit_quantile", "quantiles": 64},  # DQN Zoo's; 200 are quantile's
+    "munchausen": {"munchausen": True},
+    "augmentation": {"augmentation": "shift_and_intensity"},
+}
+"""Hyperparameters by what the rows call them; the other numbers are the agent's defaults, its papers'."""
 
 
 def run(settings: Settings) -> Report:
@@ -49,7 +63,22 @@ def run(settings: Settings) -> Report:
             Row(f"{precision}: loop with 8 games", "steps/s", values["loop"]),
             Row(f"{precision}: loop : updates alone", "ratio", ratios(values["loop"], pure)),
         ]
-    return Report(rows, f"turns of {settings.steps} agent steps and of {_UPDATES} updates")
+    rows += _switch_rows(settings)
+    return Report(
+        rows, f"turns of {settings.steps} agent steps and of {_UPDATES} updates, by switch of {_UPDATES_WITH_SWITCHES}"
+    )
+
+
+def _switch_rows(settings: Settings) -> list[Row]:
+    """Milliseconds of a batch and an update, one after the other, and what each switch makes of them."""
+    variants: Mapping[str, Mapping[str, object]] = {"plain": {}, **_SWITCHES}
+    tasks = {name: partial(_learning_seconds, _filled(settings, changes)) for name, changes in variants.items()}
+    values = in_turns(tasks, settings.repetitions)
+    rows = [
+        Row(f"fp32: a batch and an update, {name}", "ms", [1e3 * value for value in values[name]]) for name in values
+    ]
+    rows += [Row(f"fp32: {name} : plain", "ratio", ratios(values[name], values["plain"])) for name in _SWITCHES]
+    return rows
 
 
 def kernel_seconds(precision: str) -> float:
@@ -92,3 +121,16 @@ def _update_seconds(training: Training) -> float:
     batches = [agent.replay.sample(_BATCH_SIZE, np.random.default_rng(seed)) for seed in range(_UPDATES)]  # type: ignore[attr-defined]
     iterator = iter(batches)
     return seconds(lambda: agent.update(next(iterator)), calls=_UPDATES)  # type: ignore[attr-defined]
+
+
+def _filled(settings: Settings, changes: Mapping[str, object]) -> Training:
+    """An agent after a turn of random play."""
+    training = Training(OURS, settings, num_games=8, **{"learning_starts_steps": settings.steps, **changes})
+    training.steps_per_second()
+    return training
+
+
+def _learning_seconds(training: Training) -> float:
+    """Mean time of a batch and of an update on it."""
+    agent = training.agent
+    return seconds(lambda: agent.update(agent.sample()[0]), calls=_UPDATES_WITH_SWITCHES)  # type: ignore[attr-defined]

@@ -1,10 +1,10 @@
 """Measure this machine, in one of these suites:
 
   train       our DQN against stable-baselines3's: agent steps a second at the same work
-  update      one update against the sum of its kernels' best times, and the loop against updates alone
+  update      one update against its kernels' best times, the loop against updates alone, switches against none
   act         greedy actions for one state and for many
   env         the emulators alone
-  replay      sampling from a million transitions, raw and compressed
+  replay      sampling from a million transitions, raw, compressed and by priority
   memory      what a million compressed transitions take, game by game
   checkpoint  saving and loading a run with a million transitions
   scale       the cost of a step by replay size, parallel games and concurrent runs
