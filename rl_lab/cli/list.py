@@ -91,7 +91,7 @@ def _suites(options: argparse.Namespace) -> _Table:
     from rl_lab.scores import suites
 
     rows = ((suite.name, str(len(suite.games)), suite.source, " ".join(suite.games)) for suite in suites().values())
-    return ("suite", "games", "source", "which"), rows
+    return ("suite", "games", "source", "which"), [line for row in rows for line in wrapped(row, (10, 5, 40, 59))]
 
 
 def _agents(options: argparse.Namespace) -> _Table:
