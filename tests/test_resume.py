@@ -26,6 +26,11 @@ def tiny_sb3(name: str = "sb3_dqn", **changes: object) -> AgentConfig:
     return load_agent(name).Config(name=name, **{**settings, **changes})
 
 
+def tiny_ppo() -> AgentConfig:
+    settings: dict[str, object] = {"rollout_steps": 20, "batch_size": 20, "epochs": 1}
+    return load_agent("sb3_ppo").Config(name="sb3_ppo", **settings)
+
+
 AGENTS = {
     "dqn": tiny_dqn(),
     "dqn that has overwritten its replay": tiny_dqn(replay_capacity=150, replay_storage="zstd", optimizer="adam"),
@@ -62,6 +67,7 @@ AGENTS = {
     "sb3 that has overwritten its replay": tiny_sb3(replay_capacity=150, n_step=3),
     "sb3 with a lean replay": tiny_sb3(replay_capacity=150, replay="lean", replay_storage="zstd"),
     "sb3 of quantiles": tiny_sb3("sb3_qrdqn", replay="sb3", quantiles=8, update_every_steps=8),
+    "sb3 of rollouts": tiny_ppo(),
 }
 
 

@@ -73,6 +73,24 @@ def restore_numpy(state: object) -> None:
             raise LabError(f"{STATE} is damaged: numpy is no state of its global generator")
 
 
+def torch_state(device: torch.device) -> str:
+    """Of torch's global generator on the device, from which SB3 draws: its bytes in hexadecimal digits."""
+    state = torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
+    return state.numpy().tobytes().hex()
+
+
+def restore_torch(state: object, device: torch.device) -> None:
+    """Let torch's global generator go on from a `torch_state`; LabError for what is none, which torch refuses."""
+    try:
+        words = torch.frombuffer(bytearray.fromhex(cast("str", state)), dtype=torch.uint8)
+        if device.type == "cpu":
+            torch.set_rng_state(words)
+        else:
+            torch.cuda.set_rng_state(words, device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise LabError(f"{STATE} is damaged: torch is no state of its global generator") from error
+
+
 def logged_values(model: BaseAlgorithm) -> dict[str, float]:
     """What SB3 recorded last, by its tags."""
     return {tag: float(value) for tag, value in model.logger.name_to_value.items()}
@@ -94,7 +112,12 @@ def _read_weights(model_zip: bytes, own: Mapping[str, Tensor], network: str) -> 
         storages = read_torch_storages(members.get("policy.pth", b""), like.getvalue(), f"{_MODEL}: policy.pth")
     except LabError as error:
         raise LabError(f"{error}; allowed is the network of {network}") from error
+    # Tensors may share a storage: PPO has one torso under three names.
+    addresses = list(dict.fromkeys(tensor.untyped_storage().data_ptr() for tensor in own.values()))
+    stored = dict(zip(addresses, map(bytearray, storages), strict=True))
     return {
-        name: torch.frombuffer(bytearray(storage), dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
-        for (name, tensor), storage in zip(own.items(), storages, strict=True)
+        name: torch.frombuffer(stored[tensor.untyped_storage().data_ptr()], dtype=tensor.dtype).as_strided(
+            tensor.shape, tensor.stride()
+        )
+        for name, tensor in own.items()
     }
