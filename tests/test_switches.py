@@ -179,7 +179,7 @@ def test_an_explanation_groups_fields_by_switch_what_is_off_last(capsys: pytest.
     assert order[place : place + 3] == ["noisy (Fortunato et al. 2018)", "noisy", "noisy_sigma"]
     assert order[place + 3] == "categorical (Bellemare et al. 2017)"
     itself = order.index("dqn itself")
-    (off,) = [place for place, line in enumerate(order) if line.startswith("off: quantile, implicit_quantile, ")]
+    (off,) = [place for place, line in enumerate(order) if line.startswith("off: average_target, quantile, ")]
     assert place < itself < order.index("network") < order.index("learning_rate") < off < order.index("munchausen")
 
 
@@ -231,6 +231,6 @@ def test_list_switches_shows_paper_fields_and_the_configs_that_have_it_on(capsys
         switch.name for switch in SWITCHES
     ]
     (noisy,) = [line for line in lines if line.startswith("noisy ")]
-    cells = ["noisy", "dqn", "Fortunato et al. 2018", "noisy, noisy_sigma", "atari100k/der, dqn/rainbow"]
+    cells = ["noisy", "dqn", "Fortunato et al. 2018", "noisy, noisy_sigma", "atari100k/der, dqn/btr, dqn/rainbow"]
     places = [header.index(name) for name in ("switch", "agent", "paper", "fields", "on in")]
     assert [noisy[a:b].strip() for a, b in zip(places, [*places[1:], None], strict=True)] == cells
