@@ -124,6 +124,15 @@ def test_mistakes_and_interruptions_are_not_retried(end: str, reason: str) -> No
     assert [failure.reason for failure in outcome.failures] == [reason]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGSEGV])
+def test_a_process_that_crashes_after_the_end_of_its_run_has_finished_it(number: signal.Signals) -> None:
+    status = vars(Status.of_this_process("finished", steps=4, frames=16))
+    watcher = Watcher()
+    write = f"import json; make_run(); (run / 'status.json').write_text(json.dumps({status}))"
+    outcome = make(f"{write}\nos.kill(os.getpid(), {int(number)})", watcher)
+    assert (outcome.finished, watcher.told) == (1, ["start 0", "finish 0"])
+
+
 def test_an_interrupted_run_says_why_by_its_status() -> None:
     status = vars(Status.of_this_process("interrupted", "No space left on device", steps=4, frames=16))
     outcome = make(

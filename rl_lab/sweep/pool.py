@@ -139,7 +139,7 @@ class Pool:
     def _end(self, child: _Child) -> None:
         """See to a run whose process has ended."""
         run, status = child.run, child.process.returncode
-        if status == 0:
+        if status == 0 or _is_finished(run):  # C++ can still crash, and a signal come, as the process leaves
             self._finished += 1
             self.watcher.on_finish(run)
             return
@@ -196,3 +196,11 @@ class Pool:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
+
+
+def _is_finished(run: PlannedRun) -> bool:
+    """Whether the run itself says so."""
+    try:
+        return read_status(run.directory).state == "finished"
+    except LabError:
+        return False
