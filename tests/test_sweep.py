@@ -219,7 +219,7 @@ def _live(run: Path) -> None:
         (lambda run: (run / "config.toml").write_text("x"), "{run}/config.toml is no readable TOML file"),
         (lambda run: (run / "status.json").write_text("{"), "{run}/status.json is no readable JSON"),
         (lambda run: (run / "evaluations.jsonl").write_text("{}\n"), "{run}/evaluations.jsonl is no record of a run"),
-        (_live, f"process {os.getpid()} is writing to {{run}}; wait for its end or stop it"),
+        (_live, "process {pid} is writing to {run}; wait for its end or stop it"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_named_before_anything_starts(
@@ -230,7 +230,7 @@ def test_a_folder_that_cannot_be_used_is_named_before_anything_starts(
     assert sweep() == 2
     output, errors = capsys.readouterr()
     assert (output, errors.count("\n")) == ("", 1)
-    assert errors.startswith(f"rl-lab: {line.format(run=runs[1])}")
+    assert errors.startswith(f"rl-lab: {line.format(run=runs[1], pid=os.getpid())}")
     assert not planned()[1].directory.exists()
 
 

@@ -79,8 +79,8 @@ def test_each_cell_of_the_matrix_is_an_experiment_of_its_own_name() -> None:
 def test_the_flags_of_a_run_make_the_planned_experiment(name: str) -> None:
     runs = expand(read_sweep(sweep_path(name)), Path("elsewhere"))
     for run in (runs[0], runs[-1]):
-        config, options = parse(Parser(allow_abbrev=False), run.flags)
-        assert (config, options.runs) == (run.config, Path("elsewhere"))
+        given = parse(Parser(allow_abbrev=False), run.flags)
+        assert (given.config, given.options.runs) == (run.config, Path("elsewhere"))
 
 
 @pytest.mark.parametrize("name", sweep_names())
@@ -98,7 +98,7 @@ def test_flags_carry_switches_numbers_and_the_agents_own_file() -> None:
     )
     for runs in (plan(switches), plan(SMALL.replace('"dqn/quick", "uniform"', '"mine.py"') + matrix, "mine.py")):
         for run in runs:
-            assert parse(Parser(allow_abbrev=False), run.flags)[0] == run.config
+            assert parse(Parser(allow_abbrev=False), run.flags).config == run.config
     assert (runs[0].agent_file, runs[0].config.name) == (
         "mine.py",
         "mine-on-dqn-quick-protocol.sticky_probability-0",
