@@ -282,9 +282,9 @@ def test_a_published_training_curve_goes_as_far_as_the_runs(tmp_path: Path) -> N
 def test_published_records_are_shown_though_they_have_no_event_files(tmp_path: Path) -> None:
     published = Path(__file__).parent.parent / "docs" / "results" / "like"
     record_runs(readable_runs(published), published, tmp_path)
-    run = "Krull/dqn-like/seed-0"
+    run = "Boxing/dqn-like/seed-0"
     evaluations = {record["frames"]: record["mean_score"] for record in read_evaluations(published / run)}
-    assert scalars(tmp_path / run, "game/Krull/mean_reward") == pytest.approx(evaluations)
+    assert scalars(tmp_path / run, "game/Boxing/mean_reward") == pytest.approx(evaluations)
     assert list(scalars(tmp_path / run / BY_TIME, "time/frames_by_time").values()) == list(evaluations)
     training = {
         point["frames"]: point["train/loss"] for point in read_metrics(published / run) if "train/loss" in point
