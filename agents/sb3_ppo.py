@@ -125,7 +125,7 @@ class SB3PPO(Agent):
         learn(self.model, env, steps, self._task.total_steps, report)
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The policy's most probable actions [B]; in training they are drawn."""
+        """The policy's most probable actions [B]; in training they are drawn, and in the zoo's evaluations as well."""
         actions, _ = self.model.predict(observations, deterministic=True)
         return actions.astype(np.int64, copy=False)
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SB3QRDQNConfig(OffPolicyConfig):
-    """Hyperparameters of sb3-contrib's QR-DQN, by the lab's names. The defaults are RL Baselines3 Zoo's for Atari.
+    """Hyperparameters of sb3-contrib's QR-DQN, by the lab's names. The defaults are RL Baselines3 Zoo's for Atari, but
+    for learning_starts_steps, which the zoo leaves to sb3-contrib: 50,000 until its version 2.3.
 
     The network is its CnnPolicy (the Nature paper's torso), the optimizer Adam with an epsilon of 0.01 / batch_size,
     the loss quantile Huber.
