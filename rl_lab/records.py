@@ -142,8 +142,8 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
     """The points of the run's training curves; LabError where they are none."""
     path = directory / "metrics.jsonl"
     records = _ascending(path, _METRICS_KEYS) if path.exists() else []
-    if any(record["time/fps"] < _LEAST_FPS for record in records):
-        raise LabError(f"{path} is no record of a run: time/fps is not above 0")
+    for record in records:
+        _require_speed(record, path)
     return records
 
 
@@ -153,7 +153,11 @@ def last_metrics(directory: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     *_, line, _unfinished = (b"", *read_bytes(path, max_bytes=_MAX_RECORDS_BYTES).rsplit(b"\n", 2))
-    return _with_keys(parse_json(line, str(path)), _METRICS_KEYS, path) if line else None
+    if not line:
+        return None
+    record = _with_keys(parse_json(line, str(path)), _METRICS_KEYS, path)
+    _require_speed(record, path)
+    return record
 
 
 def training_seconds(metrics: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -198,6 +202,11 @@ def read_config(directory: Path) -> dict[str, Any]:
                 "true or false"
             )
     return config
+
+
+def _require_speed(record: Mapping[str, Any], path: Path) -> None:
+    if record["time/fps"] < _LEAST_FPS:
+        raise LabError(f"{path} is no record of a run: time/fps is not above 0")
 
 
 def _ascending(path: Path, keys: Mapping[str, type]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from rl_lab.agent import Task, load_agent
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
+from rl_lab.experiment import config_names, config_path, load_experiment
 from rl_lab.records import Status, read_status
 from rl_lab.sweep.claim import claimed
-from rl_lab.sweep.cost import Measurement, cost, measure
+from rl_lab.sweep.cost import Measurement, cost, measure, short
 from rl_lab.sweep.plan import PlannedRun, expand, read_sweep
 from rl_lab.sweep.standing import Rest, rest_of
 from tests.processes import RL_LAB, ended, has_lines, started, wait_until
@@ -48,17 +51,22 @@ class Slow(load_agent("uniform")):
         while env.steps < steps and not env.pause_requested:
             super().train(env, env.steps + env.num_games, log)
             if Path("obstacle").exists():
-                time.sleep(0.05)
+                time.sleep(0.2)
 """
 
 RAISES = """
+from pathlib import Path
+
 from rl_lab.agent import load_agent
 
 
 class Raises(load_agent("uniform")):
     def train(self, env, steps, log):
-        super().train(env, 100, log)
-        raise RuntimeError("no more")
+        marker = Path("one iteration")
+        super().train(env, 100 if marker.exists() else steps, log)
+        if marker.exists():
+            raise RuntimeError("no more")
+        marker.touch()
 """
 
 
@@ -142,7 +150,8 @@ def test_a_run_that_fails_is_tried_again_from_its_checkpoint_and_then_reported(
         "go on:      rl-lab sweep sweep.toml --no-measure --agent raises.py --retries 1",
     ]
     assert Path(log).read_text().count("Traceback") == 2
-    assert len(json.loads(Path(run, "provenance.json").read_text())["resumes"]) == 1
+    (resume,) = json.loads(Path(run, "provenance.json").read_text())["resumes"]
+    assert resume["at_steps"] == 200
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +214,12 @@ def _drop(name: str) -> Any:
     return lambda run: (run / name).unlink()
 
 
+def _drop_checkpoints(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    status = {**json.loads((run / "status.json").read_text()), "state": "interrupted"}
+    (run / "status.json").write_text(json.dumps(status))
+
+
 def _live(run: Path) -> None:
     (run / "status.json").write_text(json.dumps(vars(Status.of_this_process("running", steps=4, frames=16))))
 
@@ -214,6 +229,7 @@ def _live(run: Path) -> None:
     [
         (_drop("config.toml"), "{run} is no whole run; put back what is missing, or move it away"),
         (_drop("provenance.json"), "{run} is no whole run"),
+        (_drop_checkpoints, "{run} has lost its checkpoints; put them back, or move it away"),
         (_drop("evaluations.jsonl"), "{run} is finished, but its records do not reach 1,600 frames"),
         (_drop("metrics.jsonl"), "{run} is finished, but its records do not reach 1,600 frames"),
         (lambda run: (run / "config.toml").write_text("x"), "{run}/config.toml is no readable TOML file"),
@@ -291,6 +307,20 @@ def test_a_measurement_is_of_the_real_training() -> None:
     assert one.disk_bytes > 2_000_000  # weights, with Adam's moments
 
 
+@pytest.mark.parametrize("name", config_names())
+def test_what_is_measured_is_trained_by_every_agent(name: str) -> None:
+    config = short(load_experiment(config_path(name)))
+    task = Task(6, config.num_games, config.total_steps, config.seed, iteration_steps=config.iteration_steps)
+    load_agent(config.agent.name)(config.agent, task)  # LabError otherwise
+
+
+def test_many_steps_to_a_return_make_a_longer_measurement() -> None:
+    config = load_experiment(config_path("dqn/quick"))
+    agent = dataclasses.replace(config.agent, n_step=20)  # type: ignore[call-arg]  # DQN's
+    shortened = short(dataclasses.replace(config, num_games=8, agent=agent))
+    assert vars(shortened.agent)["learning_starts_steps"] == 168
+
+
 def test_a_long_sweep_starts_with_yes_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     name = planned()[0].config.name
     monkeypatch.setattr("rl_lab.cli.sweep.measure", lambda runs: {name: Measurement(1.0, 1, 0, 1)})
@@ -302,6 +332,9 @@ def test_a_long_sweep_starts_with_yes_only(monkeypatch: pytest.MonkeyPatch, caps
     assert "150 runs, 3,000 hours with 1 at once: give --yes" in capsys.readouterr().err
     assert sweep() == 2
     assert "150 runs of unknown length: give --yes" in capsys.readouterr().err
+    write_sweep(seeds=str(list(range(150))))
+    assert main(["sweep", "sweep.toml", "--jobs", "1"]) == 2
+    assert "150 runs, 17 hours with 1 at once: give --yes" in capsys.readouterr().err
     assert not Path("runs").exists()
 
 
@@ -316,7 +349,9 @@ def test_compare_says_what_a_sweep_still_lacks(runs: list[Path], capsys: pytest.
     assert f"The sweep is not over; not finished: {names}." in capsys.readouterr().out
 
 
-def test_list_runs_is_watched_on_a_terminal_until_ctrl_c(runs: list[Path]) -> None:
+def test_list_runs_is_watched_on_a_terminal_until_ctrl_c(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": "120"}.items():
+        monkeypatch.setenv(name, value)
     ours, theirs = pty.openpty()
     with started(*RL_LAB, "list", "runs", "--watch", stdout=theirs) as process:
         os.close(theirs)

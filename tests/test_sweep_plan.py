@@ -11,7 +11,7 @@ from rl_lab.atari import all_games
 from rl_lab.cli.main import Parser
 from rl_lab.cli.train import parse
 from rl_lab.errors import LabError
-from rl_lab.experiment import config_names
+from rl_lab.experiment import config_names, config_path, load_experiment
 from rl_lab.scores import suites
 from rl_lab.sweep.plan import PlannedRun, expand, read_sweep, sweep_names, sweep_path
 
@@ -103,6 +103,17 @@ def test_flags_carry_switches_numbers_and_the_agents_own_file() -> None:
         "mine.py",
         "mine-on-dqn-quick-protocol.sticky_probability-0",
     )
+
+
+def test_an_experiment_of_ones_own_runs_its_agents_file_when_that_is_given() -> None:
+    Path("mine.py").write_text(AGENT)
+    Path("my.toml").write_text(load_experiment(config_path("dqn/quick"), agent="mine.py").to_toml())
+    text = SMALL.replace('"dqn/quick", "uniform"', '"my.toml"')
+    (run, *_) = plan(text, "mine.py")
+    assert run.agent_file == "mine.py"
+    assert parse(Parser(allow_abbrev=False), run.flags).config == run.config
+    with pytest.raises(LabError, match=r"names the agent file mine\.py; give its path with --agent"):
+        plan(text)
 
 
 def test_a_run_that_is_there_is_resumed_with_its_agents_file() -> None:

@@ -192,7 +192,10 @@ def test_no_process_outlives_a_sweep_whose_output_nobody_reads() -> None:
     assert not psutil.pid_exists(int(Path("pid").read_text()))
 
 
-def test_a_terminal_shows_a_table_of_what_is_going_on_and_lines_above_it() -> None:
+def test_a_terminal_shows_a_table_of_what_is_going_on_and_lines_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": "160"}.items():
+        monkeypatch.setenv(name, value)
+
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True

@@ -90,12 +90,14 @@ def _missing(sweep: str, agent_files: Sequence[str], games: Sequence[str], runs:
     """The runs of a sweep that are not finished, only of `games`, if any; agents are loaded for their names only."""
     from rl_lab.sweep.plan import expand, read_sweep, sweep_path
 
-    finished = {(run.game, run.experiment, run.seed) for run in runs if run.state == "finished"}
+    finished = {
+        (run.game, run.experiment, run.seed, run.evaluations[-1].frames) for run in runs if run.state == "finished"
+    }
     return [
         planned.directory
         for planned in expand(read_sweep(sweep_path(sweep)), Path(), agent_files)
-        if not games or planned.config.game in games
-        if (planned.config.game, planned.config.name, planned.config.seed) not in finished
+        if not games or (config := planned.config).game in games
+        if (config.game, config.name, config.seed, config.total_frames) not in finished
     ]
 
 

@@ -19,14 +19,14 @@ from rl_lab.cli.sweep_progress import SweepScreen
 from rl_lab.cli.table import print_table
 from rl_lab.errors import LabError, ResumableError
 from rl_lab.sweep.claim import claimed, logs_folder
-from rl_lab.sweep.cost import MOST_MEASURED, POINT_STEPS, POINTS, Cost, Measurement, cost, measure
+from rl_lab.sweep.cost import MOST_MEASURED, Cost, Measurement, cost, measure
 from rl_lab.sweep.plan import PlannedRun, Sweep, expand, read_sweep, sweep_path
 from rl_lab.sweep.pool import Pool, SweepOutcome
 from rl_lab.sweep.standing import Rest, rest_of
 from rl_lab.system import available_memory_bytes, num_cores
 
 _MOST_HOURS = 24
-_MOST_UNMEASURED = 100
+_MOST_RUNS = 100
 """Beyond these a sweep is started by mistake, or with --yes."""
 
 
@@ -40,7 +40,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--agent", action="append", default=[], metavar="FILE", help="your agent's .py file: it is run")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and stop")
     parser.add_argument("--no-measure", action="store_true", help="start at once: hours and memory are not known then")
-    parser.add_argument("--yes", action="store_true", help=f"start what takes more than {_MOST_HOURS} hours")
+    parser.add_argument("--yes", action="store_true", help=f"start more than {_MOST_RUNS} runs, or {_MOST_HOURS} hours")
     options = parser.parse_all(arguments)
     if options.retries < 0 or (options.jobs is not None and options.jobs < 1):
         raise LabError(
@@ -54,14 +54,14 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         return 0
     jobs = min(options.jobs or num_cores(), len(rests))
     length = f"{len(rests):,} runs of unknown length"
-    is_long = len(rests) > _MOST_UNMEASURED
+    is_long = len(rests) > _MOST_RUNS
     if not options.no_measure:
         measured = measure([rest.run for rest in rests])
         needed = cost(rests, measured, options.jobs)
         rests, jobs = list(needed.rests), needed.jobs
         _print_cost(needed, measured, options.runs)
         length = f"{len(rests):,} runs, {needed.hours:,.0f} hours with {jobs} at once"
-        is_long = needed.hours > _MOST_HOURS
+        is_long = is_long or needed.hours > _MOST_HOURS
     if options.dry_run:
         return 0
     if is_long and not options.yes:
@@ -75,7 +75,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has left
         raise
     except OSError as error:
-        raise ResumableError(f"{error.filename}: {error.strerror}; see to the disk, then go on with {again}") from error
+        place, reason = error.filename or options.runs, error.strerror or error
+        raise ResumableError(f"{place}: {reason}; see to the disk, then go on with {again}") from error
     return _print_outcome(outcome, len(plan), len(rests), again)
 
 
@@ -98,7 +99,7 @@ def _print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path) -
     others = (
         f"; the other {len(measured) - len(shown)} are taken to be as the worst" if len(measured) > len(shown) else ""
     )
-    print(f"measured now, one at a time, some {POINTS * POINT_STEPS} agent steps on one thread{others}:")
+    print(f"measured now, one at a time, on one thread{others}:")
     rows = [(name, f"{one.steps_per_second:,.0f}", _gigabytes(one.memory_bytes)) for name, one in shown]
     print_table(("experiment", "steps/s", "memory"), rows)
     place = next(folder for folder in (runs.absolute(), *runs.absolute().parents) if folder.exists())
@@ -107,7 +108,7 @@ def _print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path) -
         f"not in it: checkpoints and {needed.evaluations:,} evaluations, {needed.episodes:,} episodes in all\n"
         f"memory: {_gigabytes(needed.memory_bytes)} for the largest {needed.jobs} with full replays, "
         f"{_gigabytes(available_memory_bytes())} free\n"
-        f"disk:   {_gigabytes(needed.disk_bytes)}, and replays, {_gigabytes(needed.replay_bytes)} before compression; "
+        f"disk:   {_gigabytes(needed.disk_bytes)}, and replays, {_gigabytes(needed.replay_bytes)} in memory; "
         f"{_gigabytes(shutil.disk_usage(place).free)} free",
         flush=True,
     )

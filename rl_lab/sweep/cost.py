@@ -1,4 +1,4 @@
-"""What a sweep will take: each of its settings trains for some seconds on this machine, in a process of its own."""
+"""What a sweep will take: each of its settings trains for a moment on this machine, in a process of its own."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from rl_lab.system import available_memory_bytes, claimed_memory_bytes, num_core
 from rl_lab.training import Conduct, run_experiment
 from rl_lab.untrusted import files_below
 
-POINT_STEPS = 128
+_POINT_STEPS = 128
 """Agent steps between two points of the measurement's curve, or a little more: a number that fits the games."""
-POINTS = 3
+_POINTS = 3
 """Of these the first is random play, and does not count."""
 MOST_MEASURED = 8
 """Settings; further ones are taken to be as slow and large as the worst of these."""
-_LEAST_STEPS_PER_GAME = 32
+_LEAST_STEPS_PER_GAME = 8
 _EVALUATION_FRAMES = 400
 
 
@@ -104,6 +104,37 @@ def measure(runs: Sequence[PlannedRun]) -> dict[str, Measurement]:
     return measured | dict.fromkeys(names[MOST_MEASURED:], worst)
 
 
+def short(config: ExperimentConfig) -> ExperimentConfig:
+    """The same work a step, from the second point on."""
+    hyperparameters = vars(config.agent)
+    first_transitions = (hyperparameters.get("n_step", 1) + 1) * config.num_games
+    least = max(
+        _POINT_STEPS,
+        _LEAST_STEPS_PER_GAME * config.num_games,
+        2 * first_transitions,
+        2 * hyperparameters.get("batch_size", 1),
+    )
+    # What learns from rollouts needs whole ones.
+    rollout = hyperparameters.get("rollout_steps", 1) * config.num_games
+    unit = math.lcm(rollout, hyperparameters.get("update_every_steps", 1))
+    steps = math.ceil(least / unit) * unit
+    # Learning begins early, and networks act as they do in nine tenths of a run, where an agent has these fields.
+    early = {
+        name: steps // 2 if name == "learning_starts_steps" else steps
+        for name in ("learning_starts_steps", "epsilon_decay_steps")
+        if name in field_types(type(config.agent))
+    }
+    return dataclasses.replace(
+        config,
+        total_steps=_POINTS * steps,
+        iteration_steps=_POINTS * steps,
+        log_every_steps=steps,
+        evaluation_episodes=1,
+        protocol=dataclasses.replace(config.protocol, max_frames_per_episode=_EVALUATION_FRAMES),
+        agent=dataclasses.replace(config.agent, **early),
+    )
+
+
 def cost(rests: Sequence[Rest], measured: Mapping[str, Measurement], jobs: int | None) -> Cost:
     """Of the rest of a sweep; `jobs` None is one a core, as far as memory goes. LabError where memory does not."""
 
@@ -162,7 +193,7 @@ def _measure(toml: str, agent_file: str | None) -> Measurement:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "sweep.toml")
         path.write_text(toml, encoding="utf-8")
-        config = _short(load_experiment(path, agent=agent_file))
+        config = short(load_experiment(path, agent=agent_file))
         run = run_experiment(config, Path(folder, "runs"), overwrite=False, conduct=Conduct(reporter=_Silent())).run
         metrics = read_metrics(run)
         (first_frames, first_seconds), *_, (frames, seconds) = zip(
@@ -176,29 +207,6 @@ def _measure(toml: str, agent_file: str | None) -> Measurement:
         psutil.Process().memory_info().rss + replay_bytes,
         replay_bytes,
         sum(sizes.values()) + checkpoint_bytes,
-    )
-
-
-def _short(config: ExperimentConfig) -> ExperimentConfig:
-    """The same work a step, from the second point on."""
-    hyperparameters = vars(config.agent)
-    least = max(POINT_STEPS, _LEAST_STEPS_PER_GAME * config.num_games, 2 * hyperparameters.get("batch_size", 1))
-    unit = math.lcm(config.num_games, hyperparameters.get("update_every_steps", 1))
-    steps = math.ceil(least / unit) * unit
-    # Learning begins early, and networks act as they do in nine tenths of a run, where an agent has these fields.
-    early = {
-        name: steps // 2 if name == "learning_starts_steps" else steps
-        for name in ("learning_starts_steps", "epsilon_decay_steps")
-        if name in field_types(type(config.agent))
-    }
-    return dataclasses.replace(
-        config,
-        total_steps=POINTS * steps,
-        iteration_steps=POINTS * steps,
-        log_every_steps=steps,
-        evaluation_episodes=1,
-        protocol=dataclasses.replace(config.protocol, max_frames_per_episode=_EVALUATION_FRAMES),
-        agent=dataclasses.replace(config.agent, **early),
     )
 
 

@@ -137,19 +137,26 @@ def _experiment(
         raise LabError(f"the sweep names the agent file {agent}; give its path with --agent, too: it will be run")
     has_config = not is_file and agent not in agent_names()
     config_name = agent if has_config else DEFAULT_CONFIG
+    agent_file = agent if is_file else _named_file(config_path(config_name), agent_files)
+    chosen = agent_file if has_config else agent
     protocol = changes.get("protocol.name")
     config = load_experiment(
-        config_path(config_name),
-        agent=None if has_config else agent,
-        protocol=None if protocol is None else str(protocol),
+        config_path(config_name), agent=chosen, protocol=None if protocol is None else str(protocol)
     )
     values = _values(config, {"threads": 1, **changes}, agent)
     flags = (
         config_name,
-        *(() if has_config else ("--agent", agent)),
+        *(() if chosen is None else ("--agent", chosen)),
         *(_flag(key, value) for key, value in values.items()),
     )
-    return _changed(config, values, agent), flags, agent if is_file else None
+    return _changed(config, values, agent), flags, agent_file
+
+
+def _named_file(path: Path, agent_files: Sequence[str]) -> str | None:
+    """Of `agent_files` the one that the experiment at `path` names; None if it names none of them."""
+    table = read_toml(path).get("agent")
+    name = str(table.get("name")) if isinstance(table, dict) else ""
+    return next((file for file in agent_files if Path(file).name == Path(name).name), None)
 
 
 def _values(config: ExperimentConfig, changes: Mapping[str, object], agent: str) -> dict[str, object]:

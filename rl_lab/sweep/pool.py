@@ -25,7 +25,7 @@ from rl_lab.watchdog import how_it_ended
 RL_LAB = (sys.executable, "-m", "rl_lab")
 _NOT_RETRIED = (LabError.exit_status, ResumableError.exit_status)
 """A mistake stays one; and who stopped a run, be it a full disk, has not asked for it to go on."""
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _LOOK_SECONDS = 0.2
 _MAX_LOG_BYTES = 10_000
 """Of the end of a log, where the reason is looked for."""
@@ -146,7 +146,7 @@ class Pool:
         if child.stops and status in (ResumableError.exit_status, -signal.SIGTERM):
             return
         reason = self._reason(run, status)
-        if status in _NOT_RETRIED or self._tries[run.directory] > self.retries:
+        if status in _NOT_RETRIED or self._signals or self._tries[run.directory] > self.retries:
             self._failures.append(Failure(run, reason, self._log(run)))
             self.watcher.on_failure(self._failures[-1])
         else:
@@ -178,7 +178,8 @@ class Pool:
             yield
         finally:
             for child in self._running:
-                child.process.terminate()
+                if not child.stops:  # asked twice it would stop at once, without a checkpoint
+                    child.process.terminate()
             for child in self._running:
                 child.process.wait()
 

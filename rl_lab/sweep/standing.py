@@ -10,13 +10,13 @@ from rl_lab.agent import AgentConfig
 from rl_lab.atari import Protocol
 from rl_lab.errors import LabError
 from rl_lab.experiment import ExperimentConfig, load_experiment
-from rl_lab.records import last_evaluation, last_metrics, read_status
+from rl_lab.records import last_metrics, read_evaluations, read_status
 from rl_lab.sweep.plan import PlannedRun
 
 _Part = ExperimentConfig | Protocol | AgentConfig
 
 _WITHOUT_RESULTS = ("device", "threads", "emulator_threads")
-"""Fields that a run may have otherwise than the plan."""
+"""Fields that a run may have otherwise than the plan, and keeps when it goes on."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def _rest(run: PlannedRun) -> Rest | None:
     try:
         _require_planned(run)
         status = read_status(directory) if (directory / "status.json").exists() else None
-        last_records = (last_metrics(directory), last_evaluation(directory))
+        evaluations = read_evaluations(directory)
+        metrics = last_metrics(directory)
     except LabError as error:
         raise LabError(f"{error}; see to {directory}, move it away, or use another --runs") from error
     if status is None:  # killed before it wrote one: a resume sees to it
@@ -59,7 +60,11 @@ def _rest(run: PlannedRun) -> Rest | None:
     if status.is_live:
         raise LabError(f"process {status.pid} is writing to {directory}; wait for its end or stop it")
     if status.state != "finished":
+        # One iteration may have been evaluated and not yet saved; a resume would take more for none, and begin anew.
+        if len(evaluations) > 1 and not any(directory.glob("checkpoints/*/manifest.json")):
+            raise LabError(f"{directory} has lost its checkpoints; put them back, or move it away")
         return Rest(run, status.steps)
+    last_records = (metrics, next(reversed(evaluations), None))
     if any(record is None or record["frames"] != run.config.total_frames for record in last_records):
         raise LabError(
             f"{directory} is finished, but its records do not reach {run.config.total_frames:,} frames; put back what "
