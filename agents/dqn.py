@@ -166,7 +166,7 @@ class DQNConfig(AgentConfig):
     momentum: float = 0.0
     """sgd: share of the last step that is taken again."""
     weight_decay: float = 0.0
-    """adamw: share of each weight, times the step size, that an update takes away (0.1 in BBF)."""
+    """adamw: share of each weight, times the step size, that an update takes away (0.1 in BBF, which spares biases)."""
     precision: str = "fp32"
     """fp32, as in the papers; bf16: exploring and learning compute in half width, but for the last layer, and the
     weights learn in full; quicker where the processor has bf16."""
@@ -270,8 +270,9 @@ class DQNConfig(AgentConfig):
         return self.noisy or self.dropout > 0 or self.values == "implicit_quantile"
 
     switches: ClassVar[tuple[Switch, ...]] = (
-        Switch("target_network", "Mnih et al. 2015", "target_update_steps", off=0),
-        Switch("average_target", "Lillicrap et al. 2016", "target_rate", off=0.0),
+        # Without a target network, choosing by the online one changes nothing.
+        Switch("target_network", "Mnih et al. 2015", "target_update_steps", off=0, instead=(("double", True, False),)),
+        Switch("average_target", "Lillicrap et al. 2016", "target_rate", off=0.0, instead=(("double", True, False),)),
         Switch("double", "van Hasselt et al. 2016", "double", off=False),
         Switch(
             "prioritized",
@@ -293,7 +294,7 @@ class DQNConfig(AgentConfig):
             "noisy",
             off=False,
             settings=("noisy_sigma",),
-            # Where only noise explores, without it the schedule of DrQ(eps) does (Agarwal et al. 2021).
+            # Of an epsilon's schedule what is 0 is replaced: by that of DrQ(eps), in Dopamine's reading.
             instead=(
                 ("epsilon_start", 0.0, 1.0),
                 ("epsilon_end", 0.0, 0.01),
@@ -331,7 +332,7 @@ class DQNConfig(AgentConfig):
             off="nature",
             on="impala",
             settings=("impala_width",),
-            instead=(("spectral_norm", True, False), ("impala_pool", 6, 0)),
+            instead=(("spectral_norm", True, False), ("impala_pool", None, 0)),
         ),
         Switch("max_pool", "Clark et al. 2024", "impala_pool", off=0),
         Switch("spectral_norm", "Miyato et al. 2018", "spectral_norm", off=False),
@@ -625,8 +626,9 @@ class DQN(Agent):
     def reset(self) -> None:
         """Fresh fully connected layers, convolutions on their way to fresh ones; the replay and its priorities stay.
 
-        As in SR-SPR and BBF (google-research/bigger_better_faster, bbf/agents/spr_agent.py, jit_reset) the optimizer
-        starts anew, and the target network gets fresh weights of its own.
+        As in SR-SPR and BBF (google-research/google-research, bigger_better_faster/bbf/agents/spr_agent.py, jit_reset)
+        the optimizer starts anew, and the target network gets fresh weights of its own. Theirs skip a reset near the
+        budget's end and act by the averaged network; here a run does not depend on how long it is to be.
         """
         rng = torch.Generator().manual_seed(integer_seed(self._task.seed, "reset", self._updates))
         shrink_and_perturb(self.network, self._build_network(rng), self.config.reset_shrink)

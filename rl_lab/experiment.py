@@ -124,13 +124,6 @@ def load_experiment(path: Path, *, agent: str | None = None, protocol: str | Non
     return from_table(ExperimentConfig, table, str(path))
 
 
-def without(experiment: ExperimentConfig, turned_off: Mapping[str, Mapping[str, object]]) -> ExperimentConfig:
-    """The experiment after `AgentConfig.turn_off`, under a name of its own: a folder and a row beside the whole one."""
-    changes: dict[str, Any] = {field: value for fields in turned_off.values() for field, value in fields.items()}
-    name = "-".join((experiment.name, "without", *turned_off)) if turned_off else experiment.name
-    return dataclasses.replace(experiment, name=name, agent=dataclasses.replace(experiment.agent, **changes))
-
-
 def agent_comments(path: Path, agent: str) -> dict[str, str]:
     """Hyperparameter -> the comment beside it, which may be empty, of all that the file has for this agent."""
     table = read_toml(path)

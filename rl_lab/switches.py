@@ -1,4 +1,4 @@
-"""What an agent can be trained with or without, declared beside its Config: so an ablation is a list of names."""
+"""What an agent can be trained with or without, declared in its Config: so an ablation is a list of names."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Switch:
     """That field's value with it; None: any but `off`."""
     settings: tuple[str, ...] = ()
     """Further fields, which do nothing without it."""
-    instead: tuple[tuple[str, Value, Value], ...] = ()
-    """Field, a value that only goes with the part, and the value to take in its place without it."""
+    instead: tuple[tuple[str, Value | None, Value], ...] = ()
+    """Field, a value that only goes with the part (None: any), and the value to take in its place without it."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -39,5 +39,9 @@ class Switch:
 
     def turned_off(self, config: object) -> dict[str, Value]:
         """Field -> value, of all that changes in the config without the part."""
-        replaced = {field: without for field, own, without in self.instead if getattr(config, field) == own}
+        replaced = {
+            field: value
+            for field, own, value in self.instead
+            if own in (None, getattr(config, field)) and value != getattr(config, field)
+        }
         return {self.field: self.off, **replaced}

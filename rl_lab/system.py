@@ -27,7 +27,7 @@ MAX_THREADS = 1_024
 _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 _claims: list[int] = []
-"""Bytes that were asked for and granted in this process."""
+"""Bytes that were granted in this process for what fills later."""
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -73,16 +73,17 @@ def available_memory_bytes() -> int:
     return available
 
 
-def require_memory(needed_bytes: int, purpose: str, advice: str) -> None:
+def require_memory(needed_bytes: int, purpose: str, advice: str, *, fills_later: bool = False) -> None:
     """LabError unless this machine has `needed_bytes` free."""
     free_bytes = available_memory_bytes()
     if needed_bytes > free_bytes:
         raise LabError(f"{purpose} needs {needed_bytes / 1e9:.1f} GB, {free_bytes / 1e9:.1f} GB free; {advice}")
-    _claims.append(needed_bytes)
+    if fills_later:
+        _claims.append(needed_bytes)
 
 
 def claimed_memory_bytes() -> int:
-    """All that `require_memory` granted in this process: what is taken at once, or only as a replay fills."""
+    """All that `require_memory` granted in this process for what fills later, such as a replay."""
     return sum(_claims)
 
 

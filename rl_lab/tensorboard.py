@@ -56,12 +56,8 @@ def readable_runs(runs: Path) -> dict[Path, dict[str, Any]]:
     if not configs:
         raise damages[0]
     for damage in damages:
-        _warn_of_damage(damage)
+        warnings.warn(f"{damage}; TensorBoard shows what the run's event files have", LabWarning, stacklevel=2)
     return configs
-
-
-def _warn_of_damage(error: LabError) -> None:
-    warnings.warn(f"{error}; TensorBoard shows of this run what its event files have", LabWarning, stacklevel=2)
 
 
 def overview(configs: Collection[Mapping[str, Any]], logdir: Path) -> None:
@@ -114,7 +110,7 @@ def record_runs(configs: Mapping[Path, Mapping[str, Any]], runs: Path, directory
             metrics, evaluations = read_metrics(run), read_evaluations(run)
             points = evaluation_points(run, config["game"])
         except LabError as error:
-            _warn_of_damage(error)
+            warnings.warn(f"{error}; TensorBoard cannot show the run", LabWarning, stacklevel=2)
             continue
         protocol = evaluations[-1]["protocol"] if evaluations else ""
         writer = EventWriter(

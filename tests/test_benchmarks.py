@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rl_lab.agent import load_agent
 from rl_lab.benchmarks import memory
 from rl_lab.benchmarks.measuring import Settings
 from rl_lab.benchmarks.training import OURS, Training
@@ -40,8 +41,8 @@ def test_train_compares_games_and_precisions_with_stable_baselines3(capsys: pyte
 
 def test_update_compares_with_its_kernels_the_loop_and_each_switch(capsys: pytest.CaptureFixture[str]) -> None:
     result = bench("update", capsys)
-    switches = {"double", "dueling", "noisy", "categorical", "quantile", "implicit_quantile", "munchausen"}
-    for switch in switches | {"augmentation"}:
+    free = {"target_network", "n_step", "replay_ratio", "resets", "gradient_clipping"}
+    for switch in {switch.name for switch in load_agent("dqn").Config.switches} - free:
         times = [f"fp32: a batch and an update, {name}" for name in (switch, "plain")]
         assert result["rows"][f"fp32: {switch} : plain"]["values"] == pytest.approx(ratios(result, *times))
     for precision in ("fp32", "bf16"):

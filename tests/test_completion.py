@@ -55,7 +55,7 @@ def ask(line: str, *options: str) -> tuple[list[str], subprocess.CompletedProces
         ("train --agent.learning-rate 1 --protocol.st", ["--protocol.sticky-probability"]),
         ("train --device c", ["cpu", "cuda"]),
         ("train --seed ", []),
-        ("train atari100k/drq_eps --without ", ["double", "dueling", "n_step", "augmentation"]),
+        ("train atari100k/drq_eps --without ", ["dueling", "n_step", "augmentation"]),
         ("train dqn/rainbow --without noisy d", ["double", "dueling"]),
         ("train dqn/mnih2013 --without ", []),
         ("train sb3_dqn/like --without ", []),

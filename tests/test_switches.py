@@ -53,10 +53,10 @@ def changed(one: AgentConfig, other: AgentConfig) -> dict[str, object]:
 def test_a_switch_names_fields_of_the_config_and_values_of_their_types(switch: Switch) -> None:
     types = field_types(load_agent("dqn").Config)
     assert set(switch.fields) <= set(types)
-    values = [(switch.field, switch.off), *((switch.field, switch.on) for _ in [0] if switch.on is not None)]
+    values = [(switch.field, switch.off), (switch.field, switch.on)]
     values += [(field, value) for field, *both in switch.instead for value in both]
     for field, value in values:
-        assert type(typed(value, types[field], field)) is type(value)
+        assert value is None or type(typed(value, types[field], field)) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,21 @@ def test_every_switch_is_on_somewhere_above() -> None:
     assert len({switch.name for switch in SWITCHES}) == len(SWITCHES)
 
 
-@pytest.mark.parametrize("name", ["dqn/rainbow", "atari100k/der"])
-def test_an_agent_that_loses_its_noise_explores_by_epsilon(name: str) -> None:
-    expected = {"noisy": False, "epsilon_start": 1.0, "epsilon_end": 0.01, "epsilon_decay_steps": 5_000}
-    assert changed(PRESETS[name], without(PRESETS[name], "noisy")) == expected
+@pytest.mark.parametrize(("name", "decay_steps"), [("dqn/rainbow", 62_500), ("atari100k/der", 5_000)])
+def test_an_agent_that_loses_its_noise_explores_by_epsilon(name: str, decay_steps: int) -> None:
+    less = without(PRESETS[name], "noisy")
+    expected = {"epsilon_start": 1.0, "epsilon_end": 0.01, "epsilon_decay_steps": decay_steps}
+    assert {field: getattr(less, field) for field in expected} == expected
+
+
+def test_without_a_target_network_nothing_is_chosen_by_another() -> None:
+    less = without(PRESETS["dqn/rainbow"], "target_network")
+    assert changed(PRESETS["dqn/rainbow"], less) == {"target_update_steps": 0, "double": False}
+
+
+def test_features_of_any_pool_go_with_their_network() -> None:
+    agent = tiny_dqn(network="impala", impala_pool=4)
+    assert changed(agent, without(agent, "impala")) == {"network": "nature", "impala_pool": 0}
 
 
 def test_an_agent_that_explores_by_epsilon_too_keeps_it_without_noise() -> None:

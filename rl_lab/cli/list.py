@@ -113,7 +113,7 @@ def _switches(options: argparse.Namespace) -> _Table:
 
     rows = [cells(name, switch) for name in names for switch in load_agent(name).Config.switches]
     if not rows:
-        raise LabError(f"{options.agent} has no switches; an agent declares them beside its Config")
+        raise LabError(f"{options.agent} has no switches; an agent declares them in its Config")
     header = ("switch", "agent", "paper", "fields", "on in")
     return header, [line for row in rows for line in wrapped(row, (17, 6, 26, 26, 36))]
 

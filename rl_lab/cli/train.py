@@ -24,7 +24,7 @@ from rl_lab.cli.progress import evaluation_line, reporter
 from rl_lab.cli.supervise import add_supervision, supervise, without_supervision
 from rl_lab.config import field_types, value_text
 from rl_lab.errors import LabError, ResumableError
-from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment, without
+from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment
 from rl_lab.run import run_directory
 from rl_lab.switches import Value
 from rl_lab.training import Conduct, Outcome, resume_experiment, run_experiment
@@ -135,7 +135,9 @@ def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., Experime
     parser.add_argument("--resume", type=Path, metavar="RUN", help=_RESUME_HELP)
     parser.add_argument("--overwrite", action="store_true", help="delete the run directory if it exists")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment as TOML, and stop")
-    parser.add_argument("--explain", action="store_true", help="print where each hyperparameter comes from, and stop")
+    parser.add_argument(
+        "--explain", action="store_true", help="print where each hyperparameter of the agent comes from, and stop"
+    )
     without_flag = parser.add_argument(
         "--without", nargs="+", action="extend", default=[], metavar="SWITCH", help=_WITHOUT_HELP
     )
@@ -153,15 +155,20 @@ def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., Experime
     agent_flags = {name for name in field_types(type(default.agent)) if vars(options).get(f"agent.{name}") is not None}
     agent_flags |= {"name"} if chosen.agent else set()
     turned_off = default.agent.turn_off(options.without)
-    reduced = without(default, turned_off)
+    for changes in turned_off.values():
+        for field, value in changes.items():
+            if field not in agent_flags:
+                setattr(options, f"agent.{field}", value)
+    if turned_off and options.name is None:
+        options.name = "-".join((default.name, "without", *turned_off))
     protocol = apply_flags(default.protocol, options, prefix="protocol.")
-    agent = apply_flags(reduced.agent, options, prefix="agent.")
+    agent = apply_flags(default.agent, options, prefix="agent.")
     for switch in agent.switches_on:
         if switch.name in turned_off:
             raise LabError(f"--without {switch.name} and a flag that turns it on again exclude each other")
     # Checked once, when all values are in place: a budget and its parts may only fit together.
     options.protocol, options.agent = protocol, agent
-    return Given(apply_flags(reduced, options), options, path, default.agent, turned_off, agent_flags)
+    return Given(apply_flags(default, options), options, path, default.agent, turned_off, agent_flags)
 
 
 def _print_outcome(outcome: Outcome, watched: Path) -> int:

@@ -33,6 +33,7 @@ def build_replay(
     priority_exponent: float,
 ) -> ReplayMemory:
     """The memory with the rule of sampling called `sampling`; only prioritized takes the exponent."""
+    assert sampling in SAMPLINGS, sampling
     build: Callable[..., ReplayMemory] = ReplayMemory
     if sampling == "prioritized":
         build = partial(PrioritizedReplayMemory, priority_exponent=priority_exponent)

@@ -87,6 +87,7 @@ class ReplayMemory:
             num_games * self.num_slots * (bytes_per_frame(storage, OBSERVATION_SHAPE[1:]) + self.bytes_per_step),
             f"a replay memory of {capacity:,} transitions",
             "use --agent.replay-capacity",
+            fills_later=True,
         )
         self.n_step = n_step
         self._discount = discount

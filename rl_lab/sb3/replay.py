@@ -51,6 +51,7 @@ def require_replay_memory(replay: str, storage: str, capacity: int) -> None:
         capacity * (observation_bytes + _BYTES_BESIDE_OBSERVATIONS),
         f"stable-baselines3's replay of {capacity:,} transitions ({what})",
         advice,
+        fills_later=True,
     )
 
 
