@@ -35,8 +35,9 @@ MANY_ON = tiny_dqn(
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_an_empty_folder_on_a_wide_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
 
 
 def without(agent: AgentConfig, name: str) -> AgentConfig:
@@ -127,7 +128,7 @@ def test_without_turns_off_and_names_the_experiment_whatever_the_order(capsys: p
 
 def test_flags_win_over_without(capsys: pytest.CaptureFixture[str]) -> None:
     _, name, agent = resolved("dqn/rainbow --without noisy --agent.epsilon-end 0.05 --name mine", capsys)
-    assert (name, vars(agent)["epsilon_end"], vars(agent)["epsilon_decay_steps"]) == ("mine", 0.05, 5_000)
+    assert (name, vars(agent)["epsilon_end"], vars(agent)["epsilon_decay_steps"]) == ("mine", 0.05, 62_500)
 
 
 def test_what_excluded_a_switch_may_be_turned_off_for_it(capsys: pytest.CaptureFixture[str]) -> None:

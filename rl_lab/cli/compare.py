@@ -93,10 +93,11 @@ def _missing(sweep: str, agent_files: Sequence[str], games: Sequence[str], runs:
     finished = {
         (run.game, run.experiment, run.seed, run.evaluations[-1].frames) for run in runs if run.state == "finished"
     }
+    plan = expand(read_sweep(sweep_path(sweep)), Path(), agent_files)
     return [
         planned.directory
-        for planned in expand(read_sweep(sweep_path(sweep)), Path(), agent_files)
-        if not games or (config := planned.config).game in games
+        for planned, config in ((planned, planned.config) for planned in plan)
+        if not games or config.game in games
         if (config.game, config.name, config.seed, config.total_frames) not in finished
     ]
 
