@@ -23,7 +23,7 @@ from rl_lab.cli.main import main
 from tests.browser import browser
 from tests.report_examples import write_experiments, write_scores
 
-QUICK = Path(__file__).parent.parent / "docs" / "results" / "quick"
+LIKE = Path(__file__).parent.parent / "docs" / "results" / "like"
 HOSTILE = (
     "<script>window.hostile = 1</script>",
     '"><img src=x onerror="window.hostile = 1">',
@@ -254,10 +254,10 @@ def test_the_same_runs_give_the_same_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_report_of_published_runs_can_be_looked_at(scheme: str, chrome: Chrome, tmp_path: Path) -> None:
-    (tmp_path / "runs").symlink_to(QUICK)
+    (tmp_path / "runs").symlink_to(LIKE)
     chrome.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
     show(chrome, written(tmp_path / "runs", "--reference", "dqn_nature_2015"), scheme=scheme, height=1_900)
-    assert "dqn-quick has 1.573" in chrome.find_element(By.CSS_SELECTOR, ".summary").text
+    assert "dqn-like has 0.159" in chrome.find_element(By.CSS_SELECTOR, ".summary").text
     if "RL_LAB_SCREENSHOTS" in os.environ:
         picture = chrome.execute_cdp_cmd("Page.captureScreenshot", {})["data"]
         Path(os.environ["RL_LAB_SCREENSHOTS"], f"report-{scheme}.png").write_bytes(base64.b64decode(picture))
