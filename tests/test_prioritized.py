@@ -317,7 +317,7 @@ def test_the_sum_tree_counts_where_memory_is_checked(monkeypatch: pytest.MonkeyP
     steps = 1_000 + 3 + 1
     tree_bytes = sum(level.nbytes for level in new_memory(1_000)._tree._levels)
     asked: list[int] = []
-    monkeypatch.setattr("rl_lab.replay.memory.require_memory", lambda needed, *_: asked.append(needed))
+    monkeypatch.setattr("rl_lab.replay.memory.require_memory", lambda needed, *_, **__: asked.append(needed))
     ReplayMemory(1_000, 1, discount=DISCOUNT)
     new_memory(1_000)
     assert asked[0] + tree_bytes <= asked[1] <= asked[0] + tree_bytes + steps
