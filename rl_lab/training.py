@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +41,11 @@ from rl_lab.run import Run, make_way, require_own_files, run_directory
 from rl_lab.saved_agent import agent_files, describe
 from rl_lab.seeding import integer_seed, seed_sequence
 from rl_lab.storage import Storage
-from rl_lab.system import use_machine
+from rl_lab.system import signals_to, use_machine
 from rl_lab.video import EpisodeVideo
 from rl_lab.watchdog import Watchdog
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, *(() if sys.platform == "win32" else (signal.SIGHUP,)))
 
 
 class Stopped(BaseException):
@@ -211,7 +213,7 @@ class _Loop:
         reporter = self._conduct.reporter
         reporter.on_start(self._run.directory, self._config)
         try:
-            with _signals(self._ask_to_stop), self._watchdog:
+            with signals_to(self._ask_to_stop, _STOPPING), self._watchdog:
                 while self._position.begin_steps < self._config.total_steps:
                     self._iterate()
         except Stopped:
@@ -439,16 +441,3 @@ def _resumable(directory: Path, config: ExperimentConfig) -> Iterator[None]:
             f"{error.filename or directory}: {error.strerror or error}; what was saved is kept: see to the disk, then "
             f"go on with {_resume_command(directory, config)}"
         ) from error
-
-
-@contextmanager
-def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Signals that stop a process go to the handler, unless ignored (nohup); afterwards to whoever had them."""
-    stopping = [signal.SIGINT, signal.SIGTERM, *(() if sys.platform == "win32" else (signal.SIGHUP,))]
-    heeded = [number for number in stopping if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

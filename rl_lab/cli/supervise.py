@@ -11,13 +11,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, ResumableError
+from rl_lab.system import signals_to
 from rl_lab.watchdog import how_it_ended
 
 TRAIN = (sys.executable, "-m", "rl_lab", "train")
@@ -63,7 +63,8 @@ def supervise(
     is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     resume = arguments if is_resumed else ("--resume", str(run_directory), *resume_flags)
     command = [*program, *arguments]
-    with _child_gets_signals() as child:
+    child = _Child()
+    with signals_to(child.pass_on, (*_STOPPING, *_PAUSING)):
         while True:
             returncode = child.run(command)
             status = returncode if returncode >= 0 else 128 - returncode
@@ -114,19 +115,6 @@ class _Child:
             self._process.send_signal(number)
         if number == signal.SIGTSTP:
             os.kill(os.getpid(), signal.SIGSTOP)  # Ctrl-Z: wait with the child for `fg`
-
-
-@contextmanager
-def _child_gets_signals() -> Iterator[_Child]:
-    """A child to which all signals go that stop or pause, but for those that are ignored here, as under nohup."""
-    child = _Child()
-    handled = [number for number in (*_STOPPING, *_PAUSING) if signal.getsignal(number) not in (signal.SIG_IGN, None)]
-    before = {number: signal.signal(number, child.pass_on) for number in handled}
-    try:
-        yield child
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

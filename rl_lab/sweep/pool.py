@@ -20,6 +20,7 @@ from typing import Protocol
 from rl_lab.errors import LabError, ResumableError, printable
 from rl_lab.records import read_status
 from rl_lab.sweep.plan import PlannedRun
+from rl_lab.system import signals_to
 from rl_lab.watchdog import how_it_ended
 
 RL_LAB = (sys.executable, "-m", "rl_lab")
@@ -103,7 +104,7 @@ class Pool:
     def run(self) -> SweepOutcome:
         """Until all are made, or the process is asked to stop: then each run is, and leaves a checkpoint."""
         self._waiting = deque(self.runs)
-        with self._asked_by_signals(), self._none_left_behind():
+        with signals_to(self._note, _STOPPING), self._none_left_behind():
             while self._running or (self._waiting and not self._signals):
                 while self._waiting and len(self._running) < self.jobs and not self._signals:
                     self._start(self._waiting.popleft())
@@ -183,20 +184,9 @@ class Pool:
             for child in self._running:
                 child.process.wait()
 
-    @contextmanager
-    def _asked_by_signals(self) -> Iterator[None]:
-        """Signals that stop a process are noted, unless ignored (nohup); afterwards they go to whoever had them."""
-
-        def note(number: int, frame: FrameType | None) -> None:
-            self._signals.append(number)
-
-        heeded = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-        before = {number: signal.signal(number, note) for number in heeded}
-        try:
-            yield
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self._signals.append(number)
 
 
 def _is_finished(run: PlannedRun) -> bool:
