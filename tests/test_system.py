@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,19 @@ def test_threads_are_those_asked_for_and_by_default_one_for_each_core() -> None:
     assert 1 <= system.use_machine("cpu", 0)[1] <= (os.cpu_count() or 1)
     with pytest.raises(LabError, match="threads are -1; allowed is 0, for one on each core, to 1024"):
         system.use_machine("cpu", -1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_numbers_too_small_for_full_precision_are_zero_in_every_thread(threads: int) -> None:
+    """In a process of its own: it stays so to its end."""
+    program = (
+        "import torch; from rl_lab.system import use_machine; tiny = torch.full((1_000_000,), 1e-30)\n"
+        "assert (tiny * 1e-10).all()  # the processor has such numbers\n"
+        f"use_machine('cpu', {threads})\n"
+        "assert not (tiny * 1e-10).any()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("name", "expected"), [("auto", "cuda"), ("cpu", "cpu"), ("cuda", "cuda")])
