@@ -13,8 +13,8 @@ from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.atari import MAX_PARALLEL_GAMES, Protocol, named_protocol, resolve_game
 from rl_lab.checks import LARGEST_INTEGER, require_at_least, require_between, require_one_of, require_word
 from rl_lab.config import from_table, read_toml, to_toml, toml_comments
-from rl_lab.errors import LabError, did_you_mean
-from rl_lab.files import shipped_folder
+from rl_lab.errors import LabError
+from rl_lab.files import shipped_folder, toml_path
 from rl_lab.system import DEVICES, MAX_THREADS
 
 DEFAULT_CONFIG = "dqn/quick"
@@ -89,14 +89,7 @@ def config_names() -> tuple[str, ...]:
 
 def config_path(name: str) -> Path:
     """The file of a name from `config_names`, or a path ending in .toml; LabError with the nearest name otherwise."""
-    if name.endswith(".toml"):
-        return Path(name)
-    if name not in config_names():
-        raise LabError(
-            f"no config {name!r}{did_you_mean(name, config_names())} (allowed: {', '.join(config_names())}, "
-            "or the path of a .toml file)"
-        )
-    return shipped_folder("configs") / f"{name}.toml"
+    return toml_path(name, "config", config_names(), shipped_folder("configs"))
 
 
 def load_experiment(path: Path, *, agent: str | None = None, protocol: str | None = None) -> ExperimentConfig:

@@ -75,6 +75,11 @@ def test_each_cell_of_the_matrix_is_an_experiment_of_its_own_name() -> None:
     assert len({run.directory for run in runs}) == 4
 
 
+def test_an_unknown_sweep_gives_the_nearest_name() -> None:
+    with pytest.raises(LabError, match=r"^no sweep 'smok'; did you mean 'smoke'.* or the path of a \.toml file\)$"):
+        sweep_path("smok")
+
+
 @pytest.mark.parametrize("name", sweep_names())
 def test_the_flags_of_a_run_make_the_planned_experiment(name: str) -> None:
     runs = expand(read_sweep(sweep_path(name)), Path("elsewhere"))

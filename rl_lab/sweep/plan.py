@@ -20,7 +20,7 @@ from rl_lab.checks import require_word
 from rl_lab.config import PLAIN_TYPES, field_types, from_table, read_toml, typed
 from rl_lab.errors import LabError, did_you_mean
 from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment
-from rl_lab.files import shipped_folder
+from rl_lab.files import shipped_folder, toml_path
 from rl_lab.run import run_directory
 from rl_lab.scores import suites
 
@@ -84,14 +84,7 @@ def sweep_names() -> tuple[str, ...]:
 
 def sweep_path(name: str) -> Path:
     """The file of a name from `sweep_names`, or a path ending in .toml; LabError with the nearest name otherwise."""
-    if name.endswith(".toml"):
-        return Path(name)
-    if name not in sweep_names():
-        raise LabError(
-            f"no sweep {name!r}{did_you_mean(name, sweep_names())} (allowed: {', '.join(sweep_names())}, "
-            "or the path of a .toml file)"
-        )
-    return _shipped() / f"{name}.toml"
+    return toml_path(name, "sweep", sweep_names(), _shipped())
 
 
 def read_sweep(path: Path) -> Sweep:
