@@ -108,6 +108,15 @@ def test_flags_of_an_own_config_are_those_of_its_agent() -> None:
     assert answer == ["--agent.epsilon-start", "--agent.epsilon-end", "--agent.epsilon-decay-steps"]
 
 
+def test_switches_that_an_own_config_leaves_to_their_defaults_are_offered() -> None:
+    budget = 'name = "mine"\ngame = "Pong"\ntotal_steps = 400\niteration_steps = 200\n'
+    Path("mine.toml").write_text(f'{budget}[protocol]\nname = "sb3_zoo"\n[agent]\nname = "dqn"\nn_step = 3\n')
+    answer, _ = ask("rl-lab train mine.toml --without ")
+    assert sorted(answer) == ["n_step", "target_network"]
+    answer, _ = ask("rl-lab train sb3_dqn/quick --agent dqn --without ")
+    assert answer == ["target_network"]
+
+
 @pytest.mark.parametrize(
     "line", ["trian ", "train dqn/quik --seed 1 --", "train --protocol nature2014 --", "train mine.toml --"]
 )

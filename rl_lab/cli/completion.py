@@ -21,7 +21,7 @@ from argcomplete.lexers import split_line
 
 from rl_lab.cli.main import COMMANDS, Parser, run
 from rl_lab.errors import LabError
-from rl_lab.switches import Switch
+from rl_lab.switches import Switch, Value
 
 if TYPE_CHECKING:
     from rl_lab.experiment import ExperimentConfig
@@ -117,36 +117,36 @@ def _load_experiment(path: Path, *, agent: str | None, protocol: str | None) -> 
     name = own.get("name") if agent is None else agent
     shipped = [read_toml(config_path(config))["agent"] for config in config_names()]
     switches = _declared_switches(str(name))
-    off = {"name": name, **{switch.field: switch.off for switch in switches}}
-    tables = [table for table in (*shipped, off, own) if table.get("name") == name]
+    defaults = {"name": name, **{switch.field: default for switch, default in switches.items()}}
+    tables = [table for table in (*shipped, defaults, own) if table.get("name") == name]
     keys = {key: value for table in tables for key, value in table.items()}
     agent_type = dataclasses.make_dataclass(
         "AgentKeys",
         [(key, type(value)) for key, value in keys.items()],
         bases=(AgentConfig,),
-        namespace={"switches": switches},
+        namespace={"switches": tuple(switches)},
         frozen=True,
         kw_only=True,
     )
     return dataclasses.replace(experiment, agent=agent_type(**keys))
 
 
-def _declared_switches(agent: str) -> tuple[Switch, ...]:
-    """Those of the agent's file, which is read and not run; none where they are not declared in literals."""
+def _declared_switches(agent: str) -> dict[Switch, Value]:
+    """Those of the agent's file, which is read and not run, with the default of the field that turns each on and off.
+
+    None where they are not declared in literals.
+    """
     from rl_lab.agent import agent_path
 
     try:
-        calls = [
-            node
-            for node in ast.walk(ast.parse(agent_path(agent).read_text()))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Switch"
-        ]
-        return tuple(
-            Switch(
-                *map(ast.literal_eval, call.args),
-                **{str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords},
-            )
-            for call in calls
-        )
-    except (LabError, OSError, SyntaxError, TypeError, ValueError):
-        return ()
+        switches, defaults = [], {}
+        for node in ast.walk(ast.parse(agent_path(agent).read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id="Switch"), args=args, keywords=keywords):
+                    named = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
+                    switches.append(Switch(*map(ast.literal_eval, args), **named))
+                case ast.AnnAssign(target=ast.Name(id=field), value=ast.expr() as default):
+                    defaults[field] = default
+        return {switch: ast.literal_eval(defaults[switch.field]) for switch in switches}
+    except (LabError, OSError, SyntaxError, TypeError, ValueError, KeyError):
+        return {}
