@@ -12,7 +12,7 @@ from typing import Any
 from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.atari import MAX_PARALLEL_GAMES, Protocol, named_protocol, resolve_game
 from rl_lab.checks import LARGEST_INTEGER, require_at_least, require_between, require_one_of, require_word
-from rl_lab.config import from_table, read_toml, to_toml, toml_comments
+from rl_lab.config import PLAIN_TYPES, from_table, read_toml, to_toml, toml_comments
 from rl_lab.errors import LabError
 from rl_lab.files import shipped_folder, toml_path
 from rl_lab.system import DEVICES, MAX_THREADS
@@ -75,6 +75,16 @@ class ExperimentConfig:
         """Budget in emulator frames."""
         return self.total_steps * self.protocol.frame_skip
 
+    def values(self) -> dict[str, object]:
+        """Field -> value; the protocol's and the agent's have names such as protocol.noop_max and agent.n_step."""
+        parts = {"": self, "protocol.": self.protocol, "agent.": self.agent}
+        return {
+            f"{prefix}{field}": value
+            for prefix, part in parts.items()
+            for field, value in vars(part).items()
+            if type(value) in PLAIN_TYPES
+        }
+
     def to_toml(self) -> str:
         """A complete TOML file: reading it back gives an equal experiment."""
         return to_toml(dataclasses.asdict(self))
@@ -117,13 +127,14 @@ def load_experiment(path: Path, *, agent: str | None = None, protocol: str | Non
     return from_table(ExperimentConfig, table, str(path))
 
 
-def agent_comments(path: Path, agent: str) -> dict[str, str]:
-    """Hyperparameter -> the comment beside it, which may be empty, of all that the file has for this agent."""
-    table = read_toml(path)
-    if not _keeps_agent(table, agent):
-        return {}
-    comments = toml_comments(path)
-    return {field: comments[f"agent.{field}"] for field in table["agent"]}
+def comments_beside(path: Path, *, agent: str, keeps_protocol: bool) -> dict[str, str]:
+    """Field, such as agent.n_step -> the comment beside it, which may be empty, of all that an experiment has from the
+    file: with this agent, and the file's own protocol or another.
+    """
+    foreign = set() if keeps_protocol else {"protocol", "evaluation_episodes"}
+    if not _keeps_agent(read_toml(path), agent):
+        foreign |= {"agent", "name"}
+    return {field: comment for field, comment in toml_comments(path).items() if field.split(".")[0] not in foreign}
 
 
 def _replace_agent(table: dict[str, Any], agent: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -147,40 +148,45 @@ def test_a_run_without_a_switch_says_so_and_has_a_folder_of_its_own(capsys: pyte
 
 
 def explained(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], dict[str, str], list[str]]:
-    """All lines, field -> value and source in one line, and the order of headings and fields; each field once."""
+    """All lines, field -> value and source in one line, and the order of headings and fields; each field once.
+
+    Fields as flags name them: of the experiment, then of its protocol, then of its agent.
+    """
     assert main(["train", *command.split(), "--explain"]) == 0
     lines = capsys.readouterr().out.splitlines()
     blocks = "\n".join(lines).split("\n\n")
     tables = [block.splitlines() for block in blocks if "\n  " in block]
     rows: dict[str, str] = {}
     order = []
-    for heading, *table in tables:
+    for prefix, (heading, *table) in zip_longest(("", "protocol."), tables, fillvalue="agent."):
         order.append(heading)
         for line in table:
             if line.startswith("   "):
                 rows[order[-1]] += f" {line.strip()}"
             elif line.startswith("  "):
-                field, text = line.split(maxsplit=1)
+                name, text = line.split(maxsplit=1)
+                field = prefix + name
                 assert field not in rows
                 rows[field] = " ".join(text.split())
                 order.append(field)
     return lines, rows, order
 
 
-@pytest.mark.parametrize("columns", [100, 120])
+@pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("name", [*config_names(), "dqn/quick --agent uniform"])
 def test_an_explanation_names_every_field_once_with_its_value_and_fits_the_screen(
     name: str, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     lines, rows, _ = explained(name, capsys)
-    agent = load_agent("uniform").Config(name="uniform") if "uniform" in name else PRESETS[name]
-    assert set(rows) == set(field_types(type(agent)))
-    for field, row in rows.items():
-        assert row.split()[0] == value_text(getattr(agent, field))
-    opening = config_path(name.split()[0]).read_text().split("\nname")[0].replace("# ", "").splitlines()
-    assert set(opening) <= set(lines)
-    assert max(len(line) for line in lines if line not in opening) <= columns
+    config_name, *agent = name.split(" --agent ")
+    config = load_experiment(config_path(config_name), agent=agent[0] if agent else None)
+    assert {field: row.split()[0] for field, row in rows.items()} == {
+        field: value_text(value) for field, value in config.values().items()
+    }
+    opening = config_path(config_name).read_text().split("\nname")[0].replace("# ", "").split()
+    assert " ".join(opening) in " ".join(" ".join(lines).split())
+    assert max(map(len, lines)) <= columns
 
 
 def test_an_explanation_groups_fields_by_switch_what_is_off_last(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,30 +194,59 @@ def test_an_explanation_groups_fields_by_switch_what_is_off_last(capsys: pytest.
     on = "target_network, double, prioritized, dueling, n_step, noisy, categorical, gradient_clipping"
     assert lines[0] == f"der on Pong: dqn with {on}"
     place = order.index("noisy (Fortunato et al. 2018)")
-    assert order[place : place + 3] == ["noisy (Fortunato et al. 2018)", "noisy", "noisy_sigma"]
+    assert order[place : place + 3] == ["noisy (Fortunato et al. 2018)", "agent.noisy", "agent.noisy_sigma"]
     assert order[place + 3] == "categorical (Bellemare et al. 2017)"
     itself = order.index("dqn itself")
     (off,) = [place for place, line in enumerate(order) if line.startswith("off: average_target, quantile, ")]
-    assert place < itself < order.index("network") < order.index("learning_rate") < off < order.index("munchausen")
+    assert order.index("protocol atari100k") < place < itself
+    places = [order.index(f"agent.{field}") for field in ("network", "learning_rate", "munchausen")]
+    assert itself < places[0] < places[1] < off < places[2]
 
 
 def test_an_explanation_says_where_each_number_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     command = "atari100k/der --without noisy --agent.learning-rate 2e-4 --agent.epsilon-end 0.02"
-    _, rows, _ = explained(command, capsys)
-    assert rows["n_step"] == "20 paper"
-    assert rows["precision"] == "fp32 -"
-    assert rows["dropout"].startswith("0.0 default: Chance that a hidden unit is left out while learning and")
-    assert rows["learning_rate"] == "0.0002 from the command line, in place of 0.0001"
-    assert rows["noisy"] == "false from the command line (--without noisy), in place of true"
-    assert rows["epsilon_decay_steps"] == "5_000 from the command line (--without noisy), in place of 0"
-    assert rows["epsilon_end"] == "0.02 from the command line, in place of 0.0"
+    _, rows, order = explained(f"{command} --seed 3 --protocol.noop-max 0", capsys)
+    assert order[0] == "experiment"
+    assert "protocol atari100k(noop_max=0)" in order
+    assert {
+        "name": "der-without-noisy from the command line (--without), in place of der",
+        "total_steps": "100_000 400,000 frames",
+        "seed": "3 from the command line, in place of 0",
+        "protocol.name": "atari100k -",
+        "protocol.noop_max": "0 from the command line, in place of 30",
+        "protocol.life_loss": "ends_return atari100k's",
+        "agent.n_step": "20 paper",
+        "agent.precision": "fp32 -",
+        "agent.learning_rate": "0.0002 from the command line, in place of 0.0001",
+        "agent.noisy": "false from the command line (--without noisy), in place of true",
+        "agent.epsilon_decay_steps": "5_000 from the command line (--without noisy), in place of 0",
+        "agent.epsilon_end": "0.02 from the command line, in place of 0.0",
+    }.items() <= rows.items()
+    assert rows["agent.dropout"].startswith("0.0 default: Chance that a hidden unit is left out while learning and")
 
 
 def test_another_agent_is_not_explained_by_the_comments_of_the_files_own(capsys: pytest.CaptureFixture[str]) -> None:
     _, rows, order = explained("dqn/quick --agent sb3_dqn", capsys)
-    assert order == ["sb3_dqn itself", *rows]
-    assert rows["name"] == "sb3_dqn from the command line"
-    assert rows["n_step"] == "1 default: Steps of reward before the return is bootstrapped (SB3's n_steps)."
+    assert [line for line in order if line not in rows] == ["experiment", "protocol nature2015", "sb3_dqn itself"]
+    assert rows["name"] == "sb3_dqn-on-dqn-quick from the command line (--agent)"
+    assert rows["total_steps"] == "40_000 160,000 frames"
+    assert rows["agent.name"] == "sb3_dqn from the command line"
+    assert rows["agent.n_step"] == "1 default: Steps of reward before the return is bootstrapped (SB3's n_steps)."
+
+
+def test_another_protocol_is_not_explained_by_the_comments_of_the_files_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, rows, _ = explained("dqn/rainbow --protocol atari100k", capsys)
+    assert {
+        "evaluation_episodes": "100 from the command line (--protocol)",
+        "protocol.name": "atari100k from the command line",
+        "protocol.evaluation_epsilon": "0.001 atari100k's",
+        "agent.n_step": "3 table 1",
+    }.items() <= rows.items()
+    _, rows, _ = explained("dqn/rainbow", capsys)
+    assert rows["protocol.evaluation_epsilon"] == "0.001 Kaixhin"
+    assert rows["evaluation_episodes"] == "30 the lab's; the paper plays 500,000 frames"
 
 
 def test_an_explanation_takes_comments_from_any_toml(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +264,8 @@ agent.name = "dqn"
     )
     lines, rows, _ = explained("mine.toml", capsys)
     assert lines[:2] == ["mine on Pong: dqn with target_network, double, n_step", ""]
-    assert (rows["double"], rows["n_step"]) == ("true dotted, and before its name", "3 quoted")
+    assert (rows["agent.double"], rows["agent.n_step"]) == ("true dotted, and before its name", "3 quoted")
+    assert rows["seed"].startswith("0 default: Root of all random streams")
 
 
 def test_list_switches_shows_paper_fields_and_the_configs_that_have_it_on(capsys: pytest.CaptureFixture[str]) -> None:

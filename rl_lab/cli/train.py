@@ -15,14 +15,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rl_lab.agent import AgentConfig
 from rl_lab.atari import resolve_game
 from rl_lab.cli.config_flags import add_flags, apply_flags
 from rl_lab.cli.explain import explain
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line, reporter
 from rl_lab.cli.supervise import add_supervision, supervise, without_supervision
-from rl_lab.config import field_types, value_text
+from rl_lab.config import value_text
 from rl_lab.errors import LabError, ResumableError
 from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment
 from rl_lab.run import run_directory
@@ -49,7 +48,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         print(*(f"# {note}\n" for note in notes), config.to_toml(), sep="", end="")
         return 0
     if options.explain:
-        print(*explain(config, given.path, given.agent, given.turned_off, given.agent_flags), sep="\n")
+        print(*explain(config, given.path, given.plain, given.turned_off, given.flags), sep="\n")
         return 0
     if options.supervise:
         own_agent = ["--agent", config.agent.name] if config.agent.name.endswith(".py") else []
@@ -107,12 +106,12 @@ class Given(NamedTuple):
     """The command's own."""
     path: Path
     """The file that CONFIG names."""
-    agent: AgentConfig
+    plain: ExperimentConfig
     """As the file has it, before --without and the flags."""
     turned_off: Mapping[str, Mapping[str, Value]]
     """By --without: what each switch has changed."""
-    agent_flags: Collection[str]
-    """Hyperparameters that have a flag."""
+    flags: Collection[str]
+    """Fields, such as agent.n_step, that have a flag."""
 
 
 def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., ExperimentConfig] = load_experiment) -> Given:
@@ -136,7 +135,7 @@ def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., Experime
     parser.add_argument("--overwrite", action="store_true", help="delete the run directory if it exists")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved experiment as TOML, and stop")
     parser.add_argument(
-        "--explain", action="store_true", help="print where each hyperparameter of the agent comes from, and stop"
+        "--explain", action="store_true", help="print where each number of the experiment comes from, and stop"
     )
     without_flag = parser.add_argument(
         "--without", nargs="+", action="extend", default=[], metavar="SWITCH", help=_WITHOUT_HELP
@@ -152,12 +151,11 @@ def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., Experime
         raise LabError(f"unexpected {options.config!r}; CONFIG comes first: `rl-lab train CONFIG --seed 1 ...`")
     if options.game is not None:
         options.game = resolve_game(options.game)
-    agent_flags = {name for name in field_types(type(default.agent)) if vars(options).get(f"agent.{name}") is not None}
-    agent_flags |= {"name"} if chosen.agent else set()
+    flags = _given_fields(default, options)
     turned_off = default.agent.turn_off(options.without)
     for changes in turned_off.values():
         for field, value in changes.items():
-            if field not in agent_flags:
+            if f"agent.{field}" not in flags:
                 setattr(options, f"agent.{field}", value)
     if turned_off and options.name is None:
         options.name = "-".join((default.name, "without", *turned_off))
@@ -168,7 +166,14 @@ def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., Experime
             raise LabError(f"--without {switch.name} and a flag that turns it on again exclude each other")
     # Checked once, when all values are in place: a budget and its parts may only fit together.
     options.protocol, options.agent = protocol, agent
-    return Given(apply_flags(default, options), options, path, default.agent, turned_off, agent_flags)
+    return Given(apply_flags(default, options), options, path, default, turned_off, flags)
+
+
+def _given_fields(config: ExperimentConfig, options: argparse.Namespace) -> set[str]:
+    """Fields of the experiment, such as agent.n_step, that the options have a value for."""
+    given = {key for key, value in vars(options).items() if value is not None}
+    # The flags --agent and --protocol choose by name.
+    return config.values().keys() & {f"{key}.name" if key in ("agent", "protocol") else key for key in given}
 
 
 def _print_outcome(outcome: Outcome, watched: Path) -> int:
