@@ -1,7 +1,8 @@
 """Play full games with a saved agent by the one evaluator: raw scores, the protocol's epsilon, own seeds.
 
-SAVED is a run (its newest checkpoint), one checkpoint, or a .zip of stable-baselines3's DQN (then --game is needed). An
-agent is evaluated under the protocol it was trained under, unless --protocol says otherwise.
+SAVED is a run (its newest checkpoint), one checkpoint, or a .zip of stable-baselines3's DQN or PPO or of sb3-contrib's
+QR-DQN (then --game is needed). An agent is evaluated under the protocol it was trained under, unless --protocol says
+otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A saved agent as the commands that play it take it: a run, a checkpoint, or a .zip of stable-baselines3's DQN."""
+"""A saved agent as the commands that play it take it: a run, a checkpoint, or a .zip of stable-baselines3."""
 
 from __future__ import annotations
 
@@ -15,6 +15,15 @@ from rl_lab.saved import SavedFiles
 from rl_lab.saved_agent import described_protocol, restore_agent
 
 _ZIP_PROTOCOL = "sb3_zoo"
+_ZIP_AGENTS = {
+    "stable_baselines3.dqn.policies": "sb3_dqn",
+    "stable_baselines3.common.policies": "sb3_ppo",
+    "sb3_contrib.qrdqn.policies": "sb3_qrdqn",
+}
+"""The module of the policy's class -> the agent that plays it."""
+
+
+_AGENT_HELP = "your agent's .py file, if it is your own: it will be run; of a .zip: " + ", ".join(_ZIP_AGENTS.values())
 
 
 class LoadedAgent(NamedTuple):
@@ -32,7 +41,7 @@ def add_saved(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("saved", type=Path, metavar="SAVED", help="a run, a checkpoint, or an SB3 .zip")
     parser.add_argument("--protocol", metavar="NAME", help="rules to play by (default: those of the training)")
     parser.add_argument("--game", metavar="NAME", help="another game with the same actions; needed for a .zip")
-    parser.add_argument("--agent", metavar="FILE", help="your agent's .py file, if it is your own: it will be run")
+    parser.add_argument("--agent", metavar="FILE", help=_AGENT_HELP)
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=0, metavar="INTEGER", help="0 is one for each core")
 
@@ -60,20 +69,45 @@ def _load_checkpoint(options: argparse.Namespace, device: str) -> LoadedAgent:
 
 
 def _load_zip(options: argparse.Namespace, device: str) -> LoadedAgent:
-    """A bare stable-baselines3 DQN with the zoo's network; nothing in the file is run. It knows no names of actions."""
+    """A bare model of stable-baselines3 with the zoo's network; nothing in the file is run.
+
+    It knows no names of actions.
+    """
     path: Path = options.saved
     if options.game is None:
         raise LabError(f"{path} does not say which game it plays; give --game")
-    if options.agent is not None:
-        raise LabError(f"--agent is {options.agent}, but {path} is a model of stable-baselines3; leave --agent out")
+    if options.agent not in (None, *_ZIP_AGENTS.values()):
+        raise LabError(
+            f"--agent is {options.agent}, but {path} is a model of stable-baselines3 (allowed: "
+            f"{', '.join(_ZIP_AGENTS.values())}; by default what the file says)"
+        )
     if not path.is_file():
-        raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN")
+        raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN or PPO, or sb3-contrib's QR-DQN")
     game, protocol = resolve_game(options.game), named_protocol(options.protocol or _ZIP_PROTOCOL)
-    agent_type = load_agent("sb3_dqn")
+    files = SavedFiles({"model.zip": path})
+    name = options.agent or _zip_agent(files, path)
+    agent_type = load_agent(name)
     task = Task(len(game_actions(game, protocol)), num_games=1, total_steps=0, seed=0, device=device)
-    agent = agent_type(agent_type.Config(name="sb3_dqn"), task)
-    agent.load(SavedFiles({"model.zip": path}))
+    agent = agent_type(agent_type.Config(name=name), task)
+    agent.load(files)
     return LoadedAgent(agent, game, protocol, {}, path.name)
+
+
+def _zip_agent(files: SavedFiles, path: Path) -> str:
+    """The agent that plays a model of stable-baselines3; LabError for one of another algorithm."""
+    from rl_lab.sb3.saving import read_settings  # which imports torch
+
+    settings = read_settings(files)
+    policy = settings.get("policy_class")
+    module = policy.get("__module__") if isinstance(policy, dict) else None
+    name = _ZIP_AGENTS.get(str(module))
+    # A2C has the policies of PPO, but clips nothing.
+    if name is None or (name == "sb3_ppo" and "clip_range" not in settings):
+        raise LabError(
+            f"{path} is of another algorithm than stable-baselines3's DQN and PPO and sb3-contrib's QR-DQN: its policy "
+            f"is of {str(module)[:100]!r}; if you know better, --agent names one of {', '.join(_ZIP_AGENTS.values())}"
+        )
+    return name
 
 
 def _checkpoint(saved: Path) -> Path:

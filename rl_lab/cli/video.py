@@ -1,6 +1,6 @@
 """Record full games of a saved agent in colour, beside them score, action and the values of all actions.
 
-SAVED is a run (its newest checkpoint), one checkpoint, or a .zip of stable-baselines3's DQN (then --game is needed).
+SAVED is a run (its newest checkpoint), one checkpoint, or a .zip of stable-baselines3 (then --game is needed).
 The play is the evaluator's: the protocol's epsilon, raw scores, and with one episode the very game that `rl-lab
 evaluate --episodes 1` scores with the same seed. The video shows each frame of the emulator, 60 a second, in real time.
 """

@@ -1,6 +1,6 @@
 """Watch a saved agent play in colour and in real time, beside it score, action and the values of all actions.
 
-SAVED is a run (its newest checkpoint), one checkpoint, or a .zip of stable-baselines3's DQN (then --game is needed). It
+SAVED is a run (its newest checkpoint), one checkpoint, or a .zip of stable-baselines3 (then --game is needed). It
 plays in a window, until that is closed or Ctrl-C; where there is no screen, in the terminal. The play is the
 evaluator's: the protocol's epsilon, raw scores, the same games for the same seed.
 """

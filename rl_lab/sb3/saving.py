@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from rl_lab.errors import LabError
 from rl_lab.saved import SavedFiles
-from rl_lab.untrusted import read_torch_storages, read_zip
+from rl_lab.untrusted import parse_json, read_torch_storages, read_zip
 
 STATE, LEARNER = "state.json", "learner.safetensors"
 _MODEL = "model.zip"
 _MAX_MODEL_BYTES = 256 << 20
+_MAX_SETTINGS_BYTES = 4 << 20
+"""The last observations are among them."""
 _MODEL_MEMBERS = (
     *("data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth"),
     *("_stable_baselines3_version", "system_info.txt"),
@@ -42,6 +44,15 @@ def load_weights(policy: BasePolicy, files: SavedFiles, network: str) -> None:
     """
     data = files.read(_MODEL, max_bytes=_MAX_MODEL_BYTES)
     policy.load_state_dict(_read_weights(data, policy.state_dict(), network))
+
+
+def read_settings(files: SavedFiles) -> dict[str, Any]:
+    """The JSON of model.zip: the model's attributes, of which pickles stay text; LabError for what is none."""
+    members = read_zip(files.read(_MODEL, max_bytes=_MAX_MODEL_BYTES), _MODEL_MEMBERS, _MODEL)
+    data = members.get("data", b"")
+    if len(data) > _MAX_SETTINGS_BYTES:
+        raise LabError(f"{_MODEL}: data is larger than {_MAX_SETTINGS_BYTES:,} bytes")
+    return parse_json(data, f"{_MODEL}: data")
 
 
 def silence(model: BaseAlgorithm) -> None:
