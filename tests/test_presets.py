@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rl_lab.cli.main import main
-from rl_lab.experiment import config_names
+from rl_lab.experiment import config_names, config_path, load_experiment
 from rl_lab.records import read_records
 
 # A batch of 256 on the network of Beyond the Rainbow would take half a minute.
@@ -24,7 +24,7 @@ def test_a_preset_trains_and_is_evaluated(name: str, tmp_path: Path) -> None:
     assert main(["train", name, *SMALL.split(), "--runs", str(tmp_path)]) == 0
     (run,) = (path.parent for path in tmp_path.rglob("metrics.jsonl"))
     last = read_records(run / "metrics.jsonl")[-1]
-    assert last["train/n_updates"] == 3
+    assert last["train/n_updates"] == 3 * vars(load_experiment(config_path(name)).agent)["updates_at_once"]
     assert last["frames"] == 4 * 5_000
     (evaluation,) = read_records(run / "evaluations.jsonl")
     assert len(evaluation["scores"]) == 2
