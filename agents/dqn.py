@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from rl_lab import losses
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv, Protocol
+from rl_lab.atari.vector_env import OBSERVATION_SHAPE
 from rl_lab.augmentation import AUGMENTATIONS, augment
 from rl_lab.checks import (
     integer_at,
@@ -35,7 +37,7 @@ from rl_lab.checks import (
 )
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.guards import require_finite_weights, warn_of_divergence
-from rl_lab.networks import INITIALIZATIONS, NETWORKS, Architecture, at_rest, build_network, let_draw
+from rl_lab.networks import INITIALIZATIONS, NETWORKS, Architecture, at_rest, build_network, count_weights, let_draw
 from rl_lab.optimizers import (
     OPTIMIZERS,
     build_optimizer,
@@ -50,10 +52,10 @@ from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.schedules import linear
 from rl_lab.seeding import generator, generator_state, integer_seed, restore_generator
 from rl_lab.switches import Switch
-from rl_lab.system import has_fast_bf16
+from rl_lab.system import has_fast_bf16, require_memory
 from rl_lab.tensors import pack_tensors, prefixed, read_tensors, unprefixed
 from rl_lab.values import VALUES, build_values
-from rl_lab.weights import PRECISIONS, MasterWeights, as_one_block
+from rl_lab.weights import PRECISIONS, MasterWeights, as_one_block, learning_bytes
 
 _WEIGHTS, _LEARNER, _COUNTERS = "weights.safetensors", "learner.safetensors", "counters.json"
 
@@ -367,6 +369,8 @@ class DQN(Agent):
         self.config = config
         self._task = task
         self._device = torch.device(task.device)
+        num_weights = count_weights(config.network, task.num_actions, config.architecture)
+        require_memory(4 * num_weights, f"a network of {num_weights:,} weights", "use fewer units, filters or atoms")
         self.network = self._build_network(torch.Generator().manual_seed(integer_seed(task.seed, "weights")))
         self._values = build_values(
             config.values,
@@ -394,6 +398,17 @@ class DQN(Agent):
                 LabWarning,
                 stacklevel=2,
             )
+        self.replay = build_replay(
+            config.replay_sampling,
+            config.replay_capacity,
+            task.num_games,
+            discount=config.discount,
+            n_step=config.n_step,
+            storage=config.replay_storage,
+            chunk_frames=config.replay_chunk_frames,
+            priority_exponent=config.priority_exponent,
+        )
+        self._require_memory()
         self._weights = MasterWeights(self.network, config.precision)
         self._learner: nn.Module = self._weights.learner
         self._target_network: nn.Module = copy.deepcopy(self._learner) if config.has_target_network else self._learner
@@ -407,16 +422,6 @@ class DQN(Agent):
             rmsprop_decay=config.rmsprop_decay,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
-        )
-        self.replay = build_replay(
-            config.replay_sampling,
-            config.replay_capacity,
-            task.num_games,
-            discount=config.discount,
-            n_step=config.n_step,
-            storage=config.replay_storage,
-            chunk_frames=config.replay_chunk_frames,
-            priority_exponent=config.priority_exponent,
         )
         self._exploration_rng = generator(task.seed, "exploration")
         self._replay_rng = generator(task.seed, "replay")
@@ -670,6 +675,20 @@ class DQN(Agent):
             initialization=config.initialization,
             architecture=config.architecture,
         ).to(self._device)
+
+    def _require_memory(self) -> None:
+        """LabError unless this machine holds the replay memory, once it is full, beside all that learning takes.
+
+        Nothing is refused later: what a run was started with, it ends with.
+        """
+        config = self.config
+        due_at_once = -(-self._task.num_games // config.update_every_steps) * config.updates_at_once
+        batch_bytes = 2 * math.prod(OBSERVATION_SHAPE) * config.batch_size
+        require_memory(
+            self.replay.memory_bytes + learning_bytes(self.network, config.batch_size) + due_at_once * batch_bytes,
+            f"learning from batches of {config.batch_size:,}, beside the replay memory,",
+            "use a smaller --agent.batch-size, --agent.replay-capacity or network",
+        )
 
     def _learner_state(self) -> dict[str, Tensor]:
         """What learning goes on from besides weights and optimizer."""

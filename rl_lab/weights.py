@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl_lab.networks import DuelingHead, ValueHead
-from rl_lab.system import require_memory
+from rl_lab.atari.vector_env import OBSERVATION_SHAPE
+from rl_lab.networks import DuelingHead, ValueHead, let_draw
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -23,13 +24,7 @@ class MasterWeights:
     """The weights of `network`, which live in `values` from now on, and `learner`, the network to differentiate."""
 
     def __init__(self, network: nn.Sequential, precision: str) -> None:
-        """`learner` is `network` itself in fp32; in bf16 its twin, which shares the last layer.
-
-        LabError where this machine's memory cannot hold what learning comes to need beside the weights: a gradient, two
-        moments in the optimizer and a target network.
-        """
-        num_weights = sum(parameter.numel() for parameter in network.parameters())
-        require_memory(16 * num_weights, f"learning {num_weights:,} weights", "use fewer units, filters or atoms")
+        """`learner` is `network` itself in fp32; in bf16 its twin, which shares the last layer."""
         self.values = nn.Parameter(as_one_block(network.parameters()))
         """[N] float32, all weights: what the optimizer steps."""
         self.values.grad = torch.zeros_like(self.values)
@@ -58,6 +53,36 @@ class MasterWeights:
         if self._rounded is not None:
             # The last layer, which is not rounded, is the last in the block.
             self._rounded.copy_(self.values.detach()[: self._rounded.numel()])
+
+
+def learning_bytes(network: nn.Sequential, batch_size: int) -> int:
+    """Memory that updates come to need beside the weights of `network`, in full precision; an estimate.
+
+    Of the weights six copies: a gradient of the learner and one in `values`, two moments in the optimizer, a target
+    network, and the fresh weights of a reset. Of a batch twice what autograd keeps for the way back: that itself, and
+    the gradients on that way. Not in it are torch's own some ten MB.
+    """
+    # Its passes draw numbers, and normalize, without a trace in the network.
+    probe = copy.deepcopy(network)
+    let_draw(probe, np.random.default_rng(0))
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    # What does not grow with the batch, such as the weights, is kept for a batch of one, too.
+    return 24 * weights + 2 * batch_size * (_kept_bytes(probe, 2) - _kept_bytes(probe, 1))
+
+
+def _kept_bytes(network: nn.Sequential, batch_size: int) -> int:
+    """What autograd keeps of a pass for the way back."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    device = next(network.parameters()).device
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = network(torch.zeros(batch_size, *OBSERVATION_SHAPE, dtype=torch.uint8, device=device))
+    del output  # until here all that is kept has an address of its own
+    return sum(kept.values())
 
 
 def _half_width(network: nn.Sequential) -> nn.Sequential:

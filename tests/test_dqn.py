@@ -886,6 +886,37 @@ def test_learning_that_would_start_beyond_the_budget_is_refused() -> None:
         new_agent(total_steps=32)
 
 
+def test_a_network_that_does_not_fit_into_memory_is_refused_before_it_takes_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    largest: dict[str, Any] = {
+        "network": "impala",
+        "impala_width": 8,
+        "hidden_units": 4_096,
+        "dueling": True,
+        "noisy": True,
+    }
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 2_000_000_000)
+    monkeypatch.setattr(nn.Module, "to_empty", None)  # what would allocate
+    with pytest.raises(LabError, match=r"^a network of 530,935,528 weights needs 2\.1 GB, 2\.0 GB free; use fewer"):
+        new_agent(replace(small_config(), values="categorical", atoms=300, **largest))
+
+
+def test_a_batch_that_the_machine_cannot_learn_from_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(small_config(), replay_capacity=10_000, learning_starts_steps=5_000)
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 400_000_000)
+    new_agent(replace(config, batch_size=500)).prepare()
+    with pytest.raises(LabError, match=r"^learning from batches of 5,000, beside the replay memory, needs .* GB free"):
+        new_agent(replace(config, batch_size=5_000)).prepare()
+
+
+def test_nothing_is_refused_for_memory_once_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ready_agent(replace(small_config(), reset_every_updates=2))
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 0)
+    play(agent, 64)
+    assert agent._updates == 7  # with resets before the third, the fifth and the seventh
+
+
 def test_replay_that_the_machine_cannot_hold_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = new_agent(replace(small_config(), replay_capacity=10_000))
     monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 20_000_000)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +157,8 @@ def explained(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[st
     tables = [block.splitlines() for block in blocks if "\n  " in block]
     rows: dict[str, str] = {}
     order = []
-    for prefix, (heading, *table) in zip_longest(("", "protocol."), tables, fillvalue="agent."):
+    prefixes = ["", "protocol.", *["agent."] * (len(tables) - 2)]
+    for prefix, (heading, *table) in zip(prefixes, tables, strict=True):
         order.append(heading)
         for line in table:
             if line.startswith("   "):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from rl_lab.errors import LabError
-from rl_lab.networks import NETWORKS, build_network
-from rl_lab.weights import MasterWeights, as_one_block
+from rl_lab.networks import NETWORKS, Architecture, build_network, let_draw
+from rl_lab.weights import MasterWeights, as_one_block, learning_bytes
 
 
 def small_network() -> nn.Sequential:
@@ -46,14 +47,22 @@ def test_a_copy_has_the_same_block() -> None:
     assert torch.equal(as_one_block(copy.deepcopy(network).parameters()), values)
 
 
-def test_what_learning_comes_to_need_is_refused_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = small_network()
-    needed = 4 * 4 * sum(weight.numel() for weight in network.parameters())
-    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: needed - 1)
-    with pytest.raises(LabError, match=r"^learning 677,429 weights needs .* free; use fewer units"):
-        MasterWeights(network, "fp32")
-    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: needed)
-    MasterWeights(network, "fp32")
+def test_learning_needs_six_copies_of_the_weights_and_twice_what_a_batch_leaves_for_the_way_back() -> None:
+    # Pixels as numbers, what each rectifier gives, and the features in the order of the fully connected layer.
+    kept = [4 * 84 * 84, 16 * 20 * 20, 32 * 9 * 9, 256, 32 * 9 * 9]
+    assert learning_bytes(small_network(), 10) == 24 * 677_429 + 2 * 10 * 4 * sum(kept)
+
+
+@pytest.mark.parametrize("changes", [{"noisy_sigma": 0.5}, {"dropout": 0.5}, {"implicit_quantiles": 8}])
+def test_an_estimate_leaves_no_trace_where_passes_draw_or_normalize(changes: dict[str, Any]) -> None:
+    architecture = Architecture(spectral_norm=True, **changes)
+    network = build_network("impala", 5, torch.Generator().manual_seed(0), architecture=architecture)
+    before = copy.deepcopy(network.state_dict())
+    rng = np.random.default_rng(3)
+    let_draw(network, rng)
+    assert learning_bytes(network, 64) > learning_bytes(network, 32)
+    assert rng.bit_generator.state == np.random.default_rng(3).bit_generator.state
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
 def test_full_precision_learns_in_the_network_itself() -> None:

@@ -19,7 +19,6 @@ from rl_lab.networks.heads import DuelingHead, ImplicitQuantileNetwork, Quantile
 from rl_lab.networks.initialization import INITIALIZATIONS, initialize
 from rl_lab.networks.layers import Dropout, NoisyLinear, PixelConv2d
 from rl_lab.networks.torsos import NETWORKS, Torso, build_torso
-from rl_lab.system import require_memory
 
 __all__ = [
     "INITIALIZATIONS",
@@ -31,6 +30,7 @@ __all__ = [
     "ValueHead",
     "at_rest",
     "build_network",
+    "count_weights",
     "let_draw",
 ]
 
@@ -74,27 +74,19 @@ def build_network(
     """The network with the torso called `name`: pixels [B, 4, 84, 84] in; out come [B, num_actions], or the same with
     `num_atoms` numbers in place of each, or `Quantiles`.
 
-    Its weights are drawn from `generator` as one of `INITIALIZATIONS` says. LabError where this machine's memory cannot
-    hold them.
+    Its weights are drawn from `generator` as one of `INITIALIZATIONS` says.
     """
-    architecture = architecture or Architecture()
-    # On the meta device a layer's own initialisation draws nothing from torch's global generator.
-    with torch.device("meta"):
-        torso = build_torso(
-            name,
-            impala_width=architecture.impala_width,
-            impala_pool=architecture.impala_pool,
-            spectral_norm=architecture.spectral_norm,
-            layer_norm=architecture.layer_norm,
-        )
-        network = _with_head(torso, num_actions, architecture)
-    num_weights = sum(parameter.numel() for parameter in network.parameters())
-    require_memory(4 * num_weights, f"a network of {num_weights:,} weights", "use fewer units, filters or atoms")
+    network = _without_weights(name, num_actions, architecture or Architecture())
     network.to_empty(device="cpu")
     initialize(network, initialization, generator)
     # The convolutions take a tenth less time on a CPU in this layout; shapes and weights are the same.
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types leave it out
     return network
+
+
+def count_weights(name: str, num_actions: int, architecture: Architecture) -> int:
+    """Of the network that `build_network` gives, without taking memory for them; each is 4 bytes."""
+    return sum(weight.numel() for weight in _without_weights(name, num_actions, architecture).parameters())
 
 
 def let_draw(network: nn.Sequential, rng: np.random.Generator) -> None:
@@ -112,6 +104,19 @@ def at_rest(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.train()
+
+
+def _without_weights(name: str, num_actions: int, architecture: Architecture) -> nn.Sequential:
+    """Shapes only: on the meta device a layer's own initialisation draws nothing from torch's global generator."""
+    with torch.device("meta"):
+        torso = build_torso(
+            name,
+            impala_width=architecture.impala_width,
+            impala_pool=architecture.impala_pool,
+            spectral_norm=architecture.spectral_norm,
+            layer_norm=architecture.layer_norm,
+        )
+        return _with_head(torso, num_actions, architecture)
 
 
 def _with_head(torso: Torso, num_actions: int, architecture: Architecture) -> nn.Sequential:

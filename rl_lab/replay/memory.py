@@ -83,8 +83,11 @@ class ReplayMemory:
             )
         # Beyond the transitions: the frames before the oldest one, and the steps after the newest one.
         self.num_slots = -(-capacity // num_games) + STACK - 1 + n_step
+        bytes_per_slot = bytes_per_frame(storage, OBSERVATION_SHAPE[1:]) + self.bytes_per_step
+        self.memory_bytes = num_games * self.num_slots * bytes_per_slot
+        """When it is full; of zstd an estimate."""
         require_memory(
-            num_games * self.num_slots * (bytes_per_frame(storage, OBSERVATION_SHAPE[1:]) + self.bytes_per_step),
+            self.memory_bytes,
             f"a replay memory of {capacity:,} transitions",
             "use --agent.replay-capacity",
             fills_later=True,
