@@ -4,6 +4,7 @@ runs/sweeps/<sweep>/
   lock         held while the sweep runs
   runs.json    the folders of its runs
   logs/        what each run printed
+  slurm.json   the jobs that were submitted: see `submitted`
 """
 
 from __future__ import annotations
@@ -23,15 +24,20 @@ _FOLDER = "sweeps"
 _MAX_BYTES = 1 << 24
 
 
+def own_folder(runs: Path, name: str) -> Path:
+    """Of the sweep of that name."""
+    return runs / _FOLDER / name
+
+
 def logs_folder(runs: Path, name: str) -> Path:
     """Where the sweep of that name keeps what its runs printed."""
-    return runs / _FOLDER / name / "logs"
+    return own_folder(runs, name) / "logs"
 
 
 @contextmanager
 def claimed(runs: Path, name: str, plan: Sequence[PlannedRun]) -> Iterator[None]:
     """The plan's runs are this sweep's; LabError where another sweep of this folder is at one of them."""
-    own = runs / _FOLDER / name
+    own = own_folder(runs, name)
     mine = {str(run.directory.relative_to(runs)) for run in plan}
     lock = _lock(own)
     try:

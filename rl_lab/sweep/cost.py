@@ -135,8 +135,13 @@ def short(config: ExperimentConfig) -> ExperimentConfig:
     )
 
 
-def cost(rests: Sequence[Rest], measured: Mapping[str, Measurement], jobs: int | None) -> Cost:
-    """Of the rest of a sweep; `jobs` None is one a core, as far as memory goes. LabError where memory does not."""
+def cost(
+    rests: Sequence[Rest], measured: Mapping[str, Measurement], jobs: int | None, *, is_elsewhere: bool = False
+) -> Cost:
+    """Of the rest of a sweep; `jobs` None is one a core, as far as memory goes. LabError where memory does not.
+
+    Where the sweep runs elsewhere, neither this machine's cores nor its memory count: None is all at once.
+    """
 
     def hours(rest: Rest) -> float:
         return rest.steps_left / measured[rest.run.config.name].steps_per_second / 3600
@@ -146,7 +151,7 @@ def cost(rests: Sequence[Rest], measured: Mapping[str, Measurement], jobs: int |
     memory = sorted((one.memory_bytes for one in of), reverse=True)
     evaluations = [_evaluations_left(rest) for rest in rests]
     episodes = [rest.run.config.evaluation_episodes for rest in rests]
-    jobs = _jobs_that_fit(memory, jobs)
+    jobs = min(jobs or len(of), len(of)) if is_elsewhere else _jobs_that_fit(memory, jobs)
     return Cost(
         tuple(rests),
         jobs,

@@ -71,10 +71,15 @@ class PlannedRun:
 
     def command(self) -> tuple[str, ...]:
         """The words after `rl-lab` that start the run, or go on with what is there of it."""
-        if not (self.directory / "config.toml").is_file():
-            return ("train", *self.flags)
-        own_agent = () if self.agent_file is None else ("--agent", self.agent_file)
-        return ("train", "--resume", str(self.directory), *own_agent)
+        return train_words(self.directory, self.flags, self.agent_file)
+
+
+def train_words(directory: Path, flags: Sequence[str], agent_file: str | None) -> tuple[str, ...]:
+    """The words after `rl-lab` for the run of that folder; the arguments are as in `PlannedRun`."""
+    if not (directory / "config.toml").is_file():
+        return ("train", *flags)
+    own_agent = () if agent_file is None else ("--agent", agent_file)
+    return ("train", "--resume", str(directory), *own_agent)
 
 
 def sweep_names() -> tuple[str, ...]:

@@ -140,7 +140,7 @@ class Pool:
     def _end(self, child: _Child) -> None:
         """See to a run whose process has ended."""
         run, status = child.run, child.process.returncode
-        if status == 0 or _is_finished(run):  # C++ can still crash, and a signal come, as the process leaves
+        if status == 0 or is_finished(run.directory):  # C++ can still crash, and a signal come, as the process leaves
             self._finished += 1
             self.watcher.on_finish(run)
             return
@@ -189,9 +189,9 @@ class Pool:
         self._signals.append(number)
 
 
-def _is_finished(run: PlannedRun) -> bool:
-    """Whether the run itself says so."""
+def is_finished(directory: Path) -> bool:
+    """Whether the run of that folder says so itself."""
     try:
-        return read_status(run.directory).state == "finished"
+        return read_status(directory).state == "finished"
     except LabError:
         return False
