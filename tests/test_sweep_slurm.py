@@ -71,7 +71,7 @@ def sweep(*arguments: str) -> int:
 
 
 def wait_for(condition: Callable[[], bool], logs: str) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while not condition():
         assert time.monotonic() < deadline, [path.read_text() for path in Path().glob(logs)]
         time.sleep(0.02)
