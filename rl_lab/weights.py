@@ -60,7 +60,7 @@ def learning_bytes(network: nn.Sequential, batch_size: int) -> int:
 
     Of the weights six copies: a gradient of the learner and one in `values`, two moments in the optimizer, a target
     network, and the fresh weights of a reset. Of a batch twice what autograd keeps for the way back: that itself, and
-    the gradients on that way. Not in it are torch's own some ten MB.
+    the gradients on that way. Not in it are some 60 to 80 MB that torch takes for itself.
     """
     # Its passes draw numbers, and normalize, without a trace in the network.
     probe = copy.deepcopy(network)
