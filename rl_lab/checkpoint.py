@@ -76,7 +76,7 @@ class CheckpointWriter:
             self._storage.sync(self._run / "segments")
         manifest = {
             "format": FORMAT,
-            "files": {name: vars(_entry(data)) for name, data in files.items()},
+            "files": {name: vars(file_entry(data)) for name, data in files.items()},
             "segments": {name: vars(entry) for name, entry in self._segments.items()},
         }
         self._write_files(partial, {**files, "manifest.json": json.dumps(manifest, indent=1).encode()})
@@ -97,7 +97,7 @@ class CheckpointWriter:
         self._storage.write(partial, contents)
         self._storage.sync(partial)
         self._storage.rename(partial, folder / name)
-        return _entry(contents)
+        return file_entry(contents)
 
     def _write_files(self, directory: Path, files: Mapping[str, bytes]) -> None:
         folders = {directory, *((directory / name).parent for name in files)}
@@ -173,7 +173,11 @@ def verify(directory: Path, *, segments: bool) -> Manifest:
 def read_manifest(directory: Path) -> Manifest:
     """LabError where it is missing, damaged, or of another version of the lab."""
     path = directory / "manifest.json"
-    table = read_json(path)
+    return checked_manifest(read_json(path), path)
+
+
+def checked_manifest(table: Mapping[str, Any], path: Path) -> Manifest:
+    """The manifest that the JSON object at `path` is; LabError as in `read_manifest`."""
     if table.get("format") != FORMAT:
         raise LabError(
             f"{path} is of checkpoint format {table.get('format')!r}; this version of rl-lab reads format {FORMAT}"
@@ -189,6 +193,11 @@ def saved_files(directory: Path, folder: str) -> SavedFiles:
     if folder == "state":
         paths |= {name: _segments_folder(directory) / name for name in manifest.segments}
     return SavedFiles(paths)
+
+
+def file_entry(data: bytes) -> FileEntry:
+    """What a manifest says of a file of these bytes."""
+    return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _discard(directory: Path, storage: Storage) -> None:
@@ -245,10 +254,6 @@ def _segments_folder(checkpoint: Path) -> Path:
 
 def _frames(path: Path) -> int:
     return int(path.name.partition(".")[0])
-
-
-def _entry(data: bytes) -> FileEntry:
-    return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
 def _digest(path: Path) -> str:

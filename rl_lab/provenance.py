@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 
 from rl_lab.atari import rom_md5
 from rl_lab.experiment import ExperimentConfig
-from rl_lab.files import checkout_folder
+from rl_lab.files import checkout_folder, shipped_folder
 
 _PACKAGES = ("rl-lab", "ale-py", "gymnasium", "numpy", "stable-baselines3", "torch")
 
@@ -31,6 +32,17 @@ def provenance(config: ExperimentConfig, *, device: str, threads: int) -> dict[s
         "protocol": config.protocol.label,
         "protocol_fingerprint": config.protocol.fingerprint,
     }
+
+
+def software() -> dict[str, str]:
+    """What results depend on besides config and machine: versions, and a fingerprint of the lab's own code."""
+    code = hashlib.sha256()
+    for folder in (Path(__file__).parent, shipped_folder("agents")):
+        for path in sorted(folder.rglob("*.py")):
+            if "_shipped" not in path.relative_to(folder).parts:
+                code.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"Python": platform.python_version(), **packages, "rl-lab's code": code.hexdigest()[:12]}
 
 
 def processor_name() -> str:

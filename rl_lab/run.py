@@ -64,16 +64,11 @@ class Run:
     @classmethod
     def create(cls, directory: Path, config: ExperimentConfig, *, device: str, threads: int) -> Run:
         """Make the run's directory; LabError, and nothing made, where that cannot be."""
-        # Made under another name: what has the right one can be resumed, whenever its process is killed.
-        partial = _partial(directory)
         origin = _json(provenance(config, device=device, threads=threads), indent=2)
         try:
             with ExitStack() as undo:
-                undo.callback(shutil.rmtree, partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-                _replace(partial / "config.toml", config.to_toml())
-                _replace(partial / "provenance.json", origin)
-                partial.replace(directory)
+                undo.callback(shutil.rmtree, _partial(directory), ignore_errors=True)
+                make_run_directory(directory, {"config.toml": config.to_toml(), "provenance.json": origin})
                 undo.callback(shutil.rmtree, directory, ignore_errors=True)
                 run = cls(directory, config, steps=0, kept=Kept())
                 undo.pop_all()
@@ -106,7 +101,7 @@ class Run:
             with (directory / name).open("ab") as file:  # which a run that was killed early may not have
                 file.truncate(record_bytes[name])
         kept = _kept(directory, config, written_steps)
-        _replace(directory / "config.toml", config.to_toml())
+        replace_text(directory / "config.toml", config.to_toml())
         return cls(directory, config, steps=steps, kept=kept)
 
     def log_episode(self, episode: Episode, *, base_steps: int) -> None:
@@ -160,7 +155,7 @@ class Run:
         frames = self._steps * self.config.protocol.frame_skip
         status = Status.of_this_process(state, reason, steps=self._steps, frames=frames)
         # Written at each point of the curves; a run whose status is lost can be resumed all the same.
-        _replace(self.directory / "status.json", _json(vars(status), indent=2), durable=False)
+        replace_text(self.directory / "status.json", _json(vars(status), indent=2), durable=False)
 
     def close(self) -> None:
         """Close the records; all of them are written."""
@@ -187,6 +182,16 @@ class Run:
 def run_directory(runs: Path, config: ExperimentConfig) -> Path:
     """Where the run of this experiment and seed is kept."""
     return runs / config.game / config.name / f"seed-{config.seed}"
+
+
+def make_run_directory(directory: Path, texts: Mapping[str, str]) -> None:
+    """A directory with these files in it, in one step."""
+    # Made under another name: what has the right one can be resumed, whenever its process is killed.
+    partial = _partial(directory)
+    partial.mkdir(parents=True)
+    for name, text in texts.items():
+        replace_text(partial / name, text)
+    partial.replace(directory)
 
 
 def make_way(directory: Path, *, overwrite: bool) -> None:
@@ -216,6 +221,17 @@ def require_own_files(directory: Path) -> None:
     for path in files_below(directory):
         if path.is_symlink() or not path.is_file():
             raise LabError(f"{path} is a link or no regular file; a run that goes on holds its own files only")
+
+
+def replace_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """A new file in the old one's place, in one step; `durable`: after a power failure, too."""
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def _partial(directory: Path) -> Path:
@@ -258,18 +274,7 @@ def _note_resume(path: Path, present: Mapping[str, object], steps: int) -> None:
             stacklevel=4,
         )
     past["resumes"] = [*resumes[1 - _NOTED_RESUMES :], {"at_steps": steps, **present}]
-    _replace(path, _json(past, indent=2))
-
-
-def _replace(path: Path, text: str, *, durable: bool = True) -> None:
-    """A new file in the old one's place, in one step; `durable`: after a power failure, too."""
-    temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    temporary.replace(path)
+    replace_text(path, _json(past, indent=2))
 
 
 def _json(record: Mapping[str, object], indent: int | None = None) -> str:

@@ -37,7 +37,7 @@ LAYERS = (
     {"experiment", "sb3"},
     {"evaluation", "provenance"},
     {"run", "checkpoint", "saved_agent"},
-    {"position"},
+    {"position", "carried"},
     {"curves"},
     {"training", "report", "benchmarks", "viewing"},
     {"sweep"},
@@ -85,9 +85,10 @@ def test_only_sb3_imports_stable_baselines3_and_no_algorithm_of_it_and_only_atar
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_only_the_viewing_imports_what_may_be_missing(path: Path) -> None:
+def test_only_one_place_imports_what_may_be_missing(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported_modules(path)}
     assert not roots & {"av", "tkinter"} or layer(path) == "viewing"
+    assert "ray" not in roots or path.stem.startswith("ray_")
 
 
 def test_our_dqn_never_imports_stable_baselines3() -> None:

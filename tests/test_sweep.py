@@ -19,7 +19,7 @@ from rl_lab.errors import LabError
 from rl_lab.experiment import config_names, config_path, load_experiment
 from rl_lab.records import Status, read_status
 from rl_lab.sweep.claim import claimed
-from rl_lab.sweep.cost import Measurement, cost, measure, short
+from rl_lab.sweep.cost import Measurement, cost, jobs_that_fit, measure, short
 from rl_lab.sweep.plan import PlannedRun, expand, read_sweep
 from rl_lab.sweep.standing import Rest, rest_of
 from tests.processes import RL_LAB, ended, has_lines, started, wait_until
@@ -276,7 +276,6 @@ def test_a_running_sweep_keeps_another_of_its_name_out(capsys: pytest.CaptureFix
 
 
 def test_the_cost_is_worked_out_from_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rl_lab.sweep.cost.available_memory_bytes", lambda: 10_000_000_000)
     monkeypatch.setattr("rl_lab.sweep.cost.num_cores", lambda: 8)
     write_sweep(agents='["uniform", "dqn/quick"]', total_steps="7_200_000", iteration_steps="1_000_000")
     uniform, uniform_1, dqn, dqn_1 = planned()
@@ -285,16 +284,16 @@ def test_the_cost_is_worked_out_from_what_is_left(monkeypatch: pytest.MonkeyPatc
         uniform.config.name: Measurement(1_000, 1_000_000_000, 0, 10),
         dqn.config.name: Measurement(100, 4_000_000_000, 3_000_000_000, 20),
     }
-    needed = cost(rests, measured, None)
+    memory = [measured[rest.run.config.name].memory_bytes for rest in rests]
+    needed = cost(rests, measured, jobs_that_fit(memory, None, 10_000_000_000))
     assert [rest.run for rest in needed.rests] == [dqn, uniform, uniform_1, dqn_1]  # 20, 2, 1 and 0 hours
     assert (needed.jobs, needed.core_hours, needed.hours) == (4, 23, 20)
     assert (needed.evaluations, needed.episodes) == (8 + 5 + 8 + 1, 22)
     assert (needed.memory_bytes, needed.disk_bytes, needed.replay_bytes) == (10_000_000_000, 60, 6_000_000_000)
     assert cost(rests, measured, 1).hours == 23
-    monkeypatch.setattr("rl_lab.sweep.cost.available_memory_bytes", lambda: 9_500_000_000)
-    assert cost(rests, measured, None).jobs == 3
+    assert jobs_that_fit(memory, None, 9_500_000_000) == 3
     with pytest.raises(LabError, match=r"4 at once need 10\.0 GB of memory, 9\.5 GB free"):
-        cost(rests, measured, 4)
+        jobs_that_fit(memory, 4, 9_500_000_000)
 
 
 def test_a_measurement_is_of_the_real_training() -> None:

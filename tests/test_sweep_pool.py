@@ -17,7 +17,7 @@ import pytest
 from rl_lab.cli.sweep_progress import SweepScreen
 from rl_lab.records import Status
 from rl_lab.sweep.plan import PlannedRun
-from rl_lab.sweep.pool import Failure, Pool, SweepOutcome
+from rl_lab.sweep.pool import End, Failure, LocalProcesses, Pool, Process, SweepOutcome
 from tests.tiny import tiny_experiment
 
 CHILD = """
@@ -73,7 +73,8 @@ def make(script: str, watcher: Watcher, runs: int = 1, jobs: int = 1, retries: i
     """The outcome of a pool whose runs are this script."""
     Path("child.py").write_text(CHILD + script)
     program = (sys.executable, "-S", "child.py")
-    return Pool([planned(seed) for seed in range(runs)], jobs, Path("logs"), watcher, retries, program).run()
+    plan = [planned(seed) for seed in range(runs)]
+    return Pool(plan, LocalProcesses(plan, jobs, program), Path("logs"), watcher, retries).run()
 
 
 def starts() -> list[str]:
@@ -146,6 +147,50 @@ def test_a_killed_process_is_told_by_its_signal() -> None:
     assert [failure.reason for failure in outcome.failures] == [
         "was ended by signal 9, Killed, as the system does when memory runs out"
     ]
+
+
+class Ended:
+    """A process that ended as it did."""
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+
+    def poll(self) -> End:
+        return self._end
+
+    def terminate(self) -> None: ...
+    def wait(self) -> None: ...
+
+
+class LosesMachines(LocalProcesses):
+    """Loses its machine each time, in the given trials after a new checkpoint; then finishes the run."""
+
+    def __init__(self, saves: Sequence[bool]) -> None:
+        super().__init__([planned(0)], 1)
+        self._saves = list(saves)
+
+    def start(self, run: PlannedRun, log: Path) -> Process:
+        if not self._saves:
+            return Ended(End(0))
+        if self._saves.pop(0):
+            (run.directory / "checkpoints" / f"{100 - len(self._saves):012d}").mkdir(parents=True)
+        return Ended(End(0, lost="it died"))
+
+
+@pytest.mark.parametrize(
+    ("saves", "losses", "finished"),
+    [([True] * 8, 8, 1), ([False, False], 2, 1), ([False] * 3, 3, 0), ([True, False, False], 3, 0)],
+)
+def test_a_run_whose_machine_is_lost_goes_on_as_long_as_that_leads_on(
+    saves: list[bool], losses: int, finished: int
+) -> None:
+    watcher = Watcher()
+    outcome = Pool([planned(0)], LosesMachines(saves), Path("logs"), watcher, 0).run()
+    assert sum("it died" in told for told in watcher.told) == losses
+    assert (outcome.finished, [failure.reason for failure in outcome.failures]) == (
+        finished,
+        [] if finished else ["it died"],
+    )
 
 
 LISTENS = """

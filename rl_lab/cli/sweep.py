@@ -4,6 +4,12 @@ SWEEP is a name from `rl-lab list sweeps` (such as smoke) or the path of a TOML 
 hours by a short measurement. Started again, a sweep does what is missing and nothing else: finished runs are left as
 they are, interrupted and failed ones go on from their checkpoints. Ctrl-C stops it so that nothing is lost.
 
+With --ray the runs are made by a Ray cluster that this machine is part of: --ray auto, or the address that `ray start
+--head` printed; --ray local is this machine alone. Nodes need the same rl-lab, and share no folder: configs and agents'
+files are sent, records and checkpoints come back into --runs as they are made. A run has its threads' cores, the memory
+that was measured, and a GPU to itself where its device is cuda, or auto in a cluster with GPUs. When a node dies, its
+runs go on elsewhere. Needs `pip install 'rl-lab[ray]'`.
+
 With --slurm a cluster makes the runs, in a folder that its machines share: `rl-lab sweep SWEEP --slurm partition=long
 timeout_min=600 --jobs 20`. --dry-run prints what sbatch would be given. Runs that wait or run there already are not
 submitted again.
@@ -15,8 +21,10 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rl_lab.cli.main import Parser
 from rl_lab.cli.sweep_progress import SweepScreen
@@ -26,10 +34,9 @@ from rl_lab.errors import LabError, ResumableError
 from rl_lab.sweep.claim import claimed, logs_folder
 from rl_lab.sweep.cost import MOST_MEASURED, Cost, Measurement, cost, measure
 from rl_lab.sweep.plan import PlannedRun, Sweep, expand, read_sweep, sweep_path
-from rl_lab.sweep.pool import Pool, SweepOutcome
+from rl_lab.sweep.pool import Executor, LocalProcesses, Pool, SweepOutcome
 from rl_lab.sweep.slurm import SETTINGS, parameters, read_settings, require_slurm
 from rl_lab.sweep.standing import Rest, rest_of
-from rl_lab.system import available_memory_bytes, num_cores
 
 _MOST_HOURS = 24
 _MOST_RUNS = 100
@@ -46,17 +53,20 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("sweep", metavar="SWEEP", help="a name from `rl-lab list sweeps`, or a TOML file")
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)")
     parser.add_argument("--jobs", type=int, metavar="INTEGER", help="runs at once (one a core, as far as memory goes)")
+    parser.add_argument("--ray", metavar="ADDRESS", help="make the runs on a Ray cluster: auto, HOST:PORT, or local")
+    parser.add_argument("--slurm", nargs="*", action="extend", metavar="KEY=VALUE", help=_SLURM_HELP)
     parser.add_argument("--retries", type=int, default=2, metavar="INTEGER", help="of a failed run (2); none by Slurm")
     parser.add_argument("--agent", action="append", default=[], metavar="FILE", help="your agent's .py file: it is run")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and stop")
     parser.add_argument("--no-measure", action="store_true", help="start at once: hours and memory are not known then")
     parser.add_argument("--yes", action="store_true", help=f"start more than {_MOST_RUNS} runs, or {_MOST_HOURS} hours")
-    parser.add_argument("--slurm", nargs="*", action="extend", metavar="KEY=VALUE", help=_SLURM_HELP)
     options = parser.parse_all(arguments)
     if options.retries < 0 or (options.jobs is not None and options.jobs < 1):
         raise LabError(
             f"jobs are {options.jobs}, retries {options.retries}; allowed are jobs from 1 and retries from 0"
         )
+    if options.ray is not None and options.slurm is not None:
+        raise LabError("--ray and --slurm exclude each other: one of them makes the runs")
     slurm = None if options.slurm is None else read_settings(options.slurm)
     if slurm is not None and not options.dry_run:
         require_slurm()
@@ -66,37 +76,79 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     _print_plan(sweep, plan, rests, options.runs)
     if not rests:
         return 0
-    jobs = min(options.jobs or (num_cores() if slurm is None else len(rests)), len(rests))
-    measured: Mapping[str, Measurement] = {}
+    if slurm is not None:
+        return _submit(sweep, rests, slurm, options)
+    with _executor([rest.run for rest in rests], options) as executor:
+        measured = _measured(rests, options)
+        if measured:
+            executor.reserve(measured)
+        rests = _weighed(rests, measured, executor.room(), executor.free_memory_bytes(), options)
+        if options.dry_run:
+            return 0
+        again = shlex.join(["rl-lab", "sweep", *arguments])
+        try:
+            with claimed(options.runs, sweep.name, plan), SweepScreen(sys.stdout) as shown:
+                rest_of(plan)  # a run may have begun while this one measured
+                logs = logs_folder(options.runs, sweep.name)
+                outcome = Pool([rest.run for rest in rests], executor, logs, shown, options.retries).run()
+        except BrokenPipeError:  # the reader of our output has left
+            raise
+        except OSError as error:
+            place, reason = error.filename or options.runs, error.strerror or error
+            raise ResumableError(f"{place}: {reason}; see to the disk, then go on with {again}") from error
+    return _print_outcome(outcome, len(plan), len(rests), again)
+
+
+def _submit(sweep: Sweep, rests: Sequence[Rest], settings: Mapping[str, Any], options: argparse.Namespace) -> int:
+    """What is left as a job of Slurm, or with --dry-run its script; the exit status."""
+    measured = _measured(rests, options)
+    jobs = min(options.jobs or len(rests), len(rests))
+    runs = [rest.run for rest in _weighed(rests, measured, jobs, None, options)]
+    asked = parameters(settings, f"rl-lab-{sweep.name}", runs, measured, jobs)
+    if options.dry_run:
+        return show_script(options.runs, sweep.name, runs, asked)
+    return submit_sweep(options.runs, (sweep.name, options.sweep), runs, asked)
+
+
+@contextmanager
+def _executor(runs: Sequence[PlannedRun], options: argparse.Namespace) -> Iterator[Executor]:
+    """What makes the runs; LabError where that cannot be."""
+    if options.ray is None:
+        yield LocalProcesses(runs, options.jobs)
+        return
+    try:
+        from rl_lab.sweep.ray_cluster import joined
+        from rl_lab.sweep.ray_pool import RayExecutor
+    except ImportError as error:
+        raise LabError("--ray needs Ray, which is not installed: pip install 'rl-lab[ray]'") from error
+    with joined(options.ray):
+        yield RayExecutor(runs, options.jobs)
+
+
+def _measured(rests: Sequence[Rest], options: argparse.Namespace) -> Mapping[str, Measurement]:
+    """By experiment; nothing with --no-measure."""
+    return {} if options.no_measure else measure([rest.run for rest in rests])
+
+
+def _weighed(
+    rests: Sequence[Rest],
+    measured: Mapping[str, Measurement],
+    jobs: int,
+    free_memory_bytes: int | None,
+    options: argparse.Namespace,
+) -> list[Rest]:
+    """The runs in the order in which to make them, their cost shown; LabError for a long sweep without --yes."""
     length = f"{len(rests):,} runs of unknown length"
     is_long = len(rests) > _MOST_RUNS
-    if not options.no_measure:
-        measured = measure([rest.run for rest in rests])
-        needed = cost(rests, measured, options.jobs, is_elsewhere=slurm is not None)
-        rests, jobs = list(needed.rests), needed.jobs
-        _print_cost(needed, measured, options.runs, is_here=slurm is None)
+    if measured:
+        needed = cost(rests, measured, jobs)
+        rests = needed.rests
+        _print_cost(needed, measured, options.runs, free_memory_bytes)
         length = f"{len(rests):,} runs, {needed.hours:,.0f} hours with {jobs} at once"
         is_long = is_long or needed.hours > _MOST_HOURS
-    runs = [rest.run for rest in rests]
-    asked = None if slurm is None else parameters(slurm, f"rl-lab-{sweep.name}", runs, measured, jobs)
-    if options.dry_run:
-        return 0 if asked is None else show_script(options.runs, sweep.name, runs, asked)
-    if is_long and not options.yes:
+    if is_long and not options.yes and not options.dry_run:
         raise LabError(f"{length}: give --yes to start them, or a smaller sweep")
-    if asked is not None:
-        return submit_sweep(options.runs, (sweep.name, options.sweep), runs, asked)
-    again = shlex.join(["rl-lab", "sweep", *arguments])
-    try:
-        with claimed(options.runs, sweep.name, plan), SweepScreen(sys.stdout) as shown:
-            rest_of(plan)  # a run may have begun while this one measured
-            logs = logs_folder(options.runs, sweep.name)
-            outcome = Pool(runs, jobs, logs, shown, options.retries).run()
-    except BrokenPipeError:  # the reader of our output has left
-        raise
-    except OSError as error:
-        place, reason = error.filename or options.runs, error.strerror or error
-        raise ResumableError(f"{place}: {reason}; see to the disk, then go on with {again}") from error
-    return _print_outcome(outcome, len(plan), len(rests), again)
+    return list(rests)
 
 
 def _print_plan(sweep: Sweep, plan: Sequence[PlannedRun], rests: Sequence[Rest], runs: Path) -> None:
@@ -112,7 +164,7 @@ def _print_plan(sweep: Sweep, plan: Sequence[PlannedRun], rests: Sequence[Rest],
     )
 
 
-def _print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path, *, is_here: bool) -> None:
+def _print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path, free_memory_bytes: int | None) -> None:
     """Hours, memory and disk, and what they rest on."""
     shown = list(measured.items())[:MOST_MEASURED]
     others = (
@@ -126,7 +178,7 @@ def _print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path, *
         f"time:   {needed.hours:,.2f} hours of training, {needed.jobs} at once ({needed.core_hours:,.2f} one by one); "
         f"not in it: checkpoints and {needed.evaluations:,} evaluations, {needed.episodes:,} episodes in all\n"
         f"memory: {_gigabytes(needed.memory_bytes)} for the largest {needed.jobs} with full replays"
-        f"{f', {_gigabytes(available_memory_bytes())} free' if is_here else ''}\n"
+        f"{'' if free_memory_bytes is None else f', {_gigabytes(free_memory_bytes)} free'}\n"
         f"disk:   {_gigabytes(needed.disk_bytes)}, and replays, {_gigabytes(needed.replay_bytes)} in memory; "
         f"{_gigabytes(shutil.disk_usage(place).free)} free",
         flush=True,

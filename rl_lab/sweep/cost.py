@@ -25,7 +25,7 @@ from rl_lab.experiment import ExperimentConfig, load_experiment
 from rl_lab.records import read_metrics, training_seconds
 from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.standing import Rest
-from rl_lab.system import available_memory_bytes, claimed_memory_bytes, num_cores
+from rl_lab.system import claimed_memory_bytes, num_cores
 from rl_lab.training import Conduct, run_experiment
 from rl_lab.untrusted import files_below
 
@@ -135,13 +135,8 @@ def short(config: ExperimentConfig) -> ExperimentConfig:
     )
 
 
-def cost(
-    rests: Sequence[Rest], measured: Mapping[str, Measurement], jobs: int | None, *, is_elsewhere: bool = False
-) -> Cost:
-    """Of the rest of a sweep; `jobs` None is one a core, as far as memory goes. LabError where memory does not.
-
-    Where the sweep runs elsewhere, neither this machine's cores nor its memory count: None is all at once.
-    """
+def cost(rests: Sequence[Rest], measured: Mapping[str, Measurement], jobs: int) -> Cost:
+    """Of the rest of a sweep, so many runs at once."""
 
     def hours(rest: Rest) -> float:
         return rest.steps_left / measured[rest.run.config.name].steps_per_second / 3600
@@ -151,7 +146,6 @@ def cost(
     memory = sorted((one.memory_bytes for one in of), reverse=True)
     evaluations = [_evaluations_left(rest) for rest in rests]
     episodes = [rest.run.config.evaluation_episodes for rest in rests]
-    jobs = min(jobs or len(of), len(of)) if is_elsewhere else _jobs_that_fit(memory, jobs)
     return Cost(
         tuple(rests),
         jobs,
@@ -165,15 +159,18 @@ def cost(
     )
 
 
-def _jobs_that_fit(memory: Sequence[int], asked: int | None) -> int:
-    """Runs at once: what was asked for, or one a core, as far as `memory`, largest first, goes."""
-    free = available_memory_bytes()
-    jobs = min(asked or num_cores(), len(memory))
-    while sum(memory[:jobs]) > free:
+def jobs_that_fit(memory_bytes: Sequence[int], asked: int | None, free_bytes: int) -> int:
+    """Runs at once on this machine: what was asked for, or one a core, as far as memory goes for any of them.
+
+    LabError where it does not go so far.
+    """
+    largest = sorted(memory_bytes, reverse=True)
+    jobs = min(asked or num_cores(), len(largest))
+    while sum(largest[:jobs]) > free_bytes:
         if asked or jobs == 1:
             raise LabError(
-                f"{jobs} at once need {sum(memory[:jobs]) / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB free; use fewer "
-                "--jobs or smaller replays"
+                f"{jobs} at once need {sum(largest[:jobs]) / 1e9:.1f} GB of memory, {free_bytes / 1e9:.1f} GB free; "
+                "use fewer --jobs or smaller replays"
             )
         jobs -= 1
     return jobs

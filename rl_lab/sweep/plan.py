@@ -69,6 +69,11 @@ class PlannedRun:
     agent_file: str | None
     """The .py file of one's own agent, which will be run."""
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is something of it to go on with."""
+        return _is_started(self.directory)
+
     def command(self) -> tuple[str, ...]:
         """The words after `rl-lab` that start the run, or go on with what is there of it."""
         return train_words(self.directory, self.flags, self.agent_file)
@@ -76,7 +81,7 @@ class PlannedRun:
 
 def train_words(directory: Path, flags: Sequence[str], agent_file: str | None) -> tuple[str, ...]:
     """The words after `rl-lab` for the run of that folder; the arguments are as in `PlannedRun`."""
-    if not (directory / "config.toml").is_file():
+    if not _is_started(directory):
         return ("train", *flags)
     own_agent = () if agent_file is None else ("--agent", agent_file)
     return ("train", "--resume", str(directory), *own_agent)
@@ -241,6 +246,10 @@ def _require_list(values: object, key: str, kinds: tuple[type, ...]) -> None:
             {int: "integers", str: "strings", float: "numbers", bool: "true and false"}[k] for k in kinds
         )
         raise LabError(f"{key} is {repr(values)[:200]}; allowed is a list of at least one of {words}")
+
+
+def _is_started(directory: Path) -> bool:
+    return (directory / "config.toml").is_file()
 
 
 def _shipped() -> Path:

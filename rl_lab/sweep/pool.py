@@ -1,4 +1,4 @@
-"""A sweep on one machine: a process a run, as many at once as asked for.
+"""A sweep's runs: a process each, some at once, on this machine or wherever else an executor starts them.
 
 What a run comes to is read from its folder and its exit status, never from what it prints: that goes to its log.
 """
@@ -9,24 +9,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from rl_lab.checkpoint import checkpoints
 from rl_lab.errors import LabError, ResumableError, printable
 from rl_lab.records import read_status
+from rl_lab.sweep.cost import Measurement, jobs_that_fit
 from rl_lab.sweep.plan import PlannedRun
-from rl_lab.system import signals_to
+from rl_lab.system import available_memory_bytes, num_cores, signals_to
 from rl_lab.watchdog import how_it_ended
 
 RL_LAB = (sys.executable, "-m", "rl_lab")
 _NOT_RETRIED = (LabError.exit_status, ResumableError.exit_status)
 """A mistake stays one; and who stopped a run, be it a full disk, has not asked for it to go on."""
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_MOST_LOSSES = 3
+"""Of the machines that make a run, without a new checkpoint between."""
 _LOOK_SECONDS = 0.2
 _MAX_LOG_BYTES = 10_000
 """Of the end of a log, where the reason is looked for."""
@@ -70,12 +74,103 @@ class SweepOutcome:
     """The signal that stopped the sweep; 0 if it came to its end."""
 
 
+@dataclass(frozen=True)
+class End:
+    """How a process ended."""
+
+    status: int
+    """The exit status, or the negative number of the signal it died of."""
+    lost: str = ""
+    """Why nobody knows, in one line: the machine that made the run is gone. That is no fault of the run's."""
+
+
+class Process(Protocol):
+    """Makes a run."""
+
+    def poll(self) -> End | None:
+        """None while it runs; OSError where this machine's disk refuses what it made."""
+
+    def terminate(self) -> None:
+        """Ask it to stop; a second time, at once."""
+
+    def wait(self) -> None:
+        """Until it has ended."""
+
+
+class Executor(Protocol):
+    """Where runs are made."""
+
+    def reserve(self, measured: Mapping[str, Measurement]) -> None:
+        """What runs need, by experiment; LabError where there is too little for one, or for as many as asked for."""
+
+    def room(self) -> int:
+        """For so many runs at once: it may change while they are made."""
+
+    def free_memory_bytes(self) -> int:
+        """For runs."""
+
+    def start(self, run: PlannedRun, log: Path) -> Process:
+        """Start the run, or go on with it; what it prints is added to the log."""
+
+
+class LocalProcesses:
+    """Runs on this machine."""
+
+    def __init__(self, runs: Sequence[PlannedRun], jobs: int | None, program: Sequence[str] = RL_LAB) -> None:
+        """`jobs` None is one a core, as far as memory goes; `program` takes the words of a run's command."""
+        self._runs = runs
+        self._asked = jobs
+        self._jobs = min(jobs or num_cores(), len(runs))
+        self._program = program
+
+    def reserve(self, measured: Mapping[str, Measurement]) -> None:
+        """By memory: cores can be shared."""
+        memory = [measured[run.config.name].memory_bytes for run in self._runs]
+        self._jobs = jobs_that_fit(memory, self._asked, self.free_memory_bytes())
+
+    def room(self) -> int:
+        """The same all the time."""
+        return self._jobs
+
+    def free_memory_bytes(self) -> int:
+        """Now."""
+        return available_memory_bytes()
+
+    def start(self, run: PlannedRun, log: Path) -> Process:
+        """A child of this process."""
+        with log.open("ab") as output:
+            # In a group of its own a terminal's Ctrl-C does not reach it: it is asked to stop from here, and once.
+            return _LocalProcess(
+                subprocess.Popen(
+                    (*self._program, *run.command()),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    process_group=0,
+                )
+            )
+
+
+@dataclass(frozen=True)
+class _LocalProcess:
+    process: subprocess.Popen[bytes]
+
+    def poll(self) -> End | None:
+        return None if (status := self.process.poll()) is None else End(status)
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def wait(self) -> None:
+        self.process.wait()
+
+
 @dataclass
 class _Child:
     """A process that makes a run."""
 
     run: PlannedRun
-    process: subprocess.Popen[bytes]
+    process: Process
     stops: int = 0
     """How often it was asked to stop."""
 
@@ -85,18 +180,17 @@ class Pool:
     """Makes the runs, in the given order."""
 
     runs: Sequence[PlannedRun]
-    jobs: int
-    """Processes at once."""
+    executor: Executor
     logs: Path
     """The folder for what each run prints."""
     watcher: Watcher
     retries: int
     """How often a run that failed goes on from its checkpoint."""
-    program: Sequence[str] = RL_LAB
-    """What takes the words of a run's command."""
     _waiting: deque[PlannedRun] = field(init=False)
     _running: list[_Child] = field(init=False, default_factory=list)
-    _tries: dict[Path, int] = field(init=False, default_factory=dict)
+    _failed_tries: Counter[Path] = field(init=False, default_factory=Counter)
+    _losses: dict[Path, list[str]] = field(init=False, default_factory=dict)
+    """Of a run whose machine was gone, since it last had a new checkpoint: the one that it had."""
     _failures: list[Failure] = field(init=False, default_factory=list)
     _finished: int = field(init=False, default=0)
     _signals: list[int] = field(init=False, default_factory=list)
@@ -106,29 +200,24 @@ class Pool:
         self._waiting = deque(self.runs)
         with signals_to(self._note, _STOPPING), self._none_left_behind():
             while self._running or (self._waiting and not self._signals):
-                while self._waiting and len(self._running) < self.jobs and not self._signals:
+                while self._waiting and len(self._running) < self.executor.room() and not self._signals:
                     self._start(self._waiting.popleft())
                 self._pass_signals_on()
                 self.watcher.on_look([child.run for child in self._running], len(self._waiting))
                 time.sleep(_LOOK_SECONDS)
-                for child in [child for child in self._running if child.process.poll() is not None]:
-                    self._running.remove(child)
-                    self._end(child)
+                for child in list(self._running):
+                    if (end := child.process.poll()) is not None:
+                        self._running.remove(child)
+                        self._end(child, end)
         is_whole = self._finished + len(self._failures) == len(self.runs)  # a signal may come too late to stop anything
         return SweepOutcome(self._finished, tuple(self._failures), 0 if is_whole else self._signals[-1])
 
     def _start(self, run: PlannedRun) -> None:
         log = self._log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
-        self._tries[run.directory] = self._tries.get(run.directory, 0) + 1
-        command = run.command()
-        with log.open("ab") as output:
-            # In a group of its own a terminal's Ctrl-C does not reach it: it is asked to stop from here, and once.
-            process = subprocess.Popen(
-                (*self.program, *command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
-            )
-        self._running.append(_Child(run, process))
-        self.watcher.on_start(run, is_resumed="--resume" in command)
+        is_resumed = run.is_started
+        self._running.append(_Child(run, self.executor.start(run, log)))
+        self.watcher.on_start(run, is_resumed=is_resumed)
 
     def _pass_signals_on(self) -> None:
         """Ask each run to stop as often as this process was asked: a second time stops an agent that is stuck."""
@@ -137,22 +226,35 @@ class Pool:
                 child.process.terminate()
                 child.stops += 1
 
-    def _end(self, child: _Child) -> None:
+    def _end(self, child: _Child, end: End) -> None:
         """See to a run whose process has ended."""
-        run, status = child.run, child.process.returncode
-        if status == 0 or is_finished(run.directory):  # C++ can still crash, and a signal come, as the process leaves
+        run, status = child.run, end.status
+        if not end.lost and (status == 0 or is_finished(run.directory)):
+            # C++ can still crash, and a signal come, as the process leaves.
             self._finished += 1
             self.watcher.on_finish(run)
             return
-        if child.stops and status in (ResumableError.exit_status, -signal.SIGTERM):
+        if child.stops and not end.lost and status in (ResumableError.exit_status, -signal.SIGTERM):
             return
-        reason = self._reason(run, status)
-        if status in _NOT_RETRIED or self._signals or self._tries[run.directory] > self.retries:
+        reason = end.lost or self._reason(run, status)
+        if self._signals or not self._may_go_on(run, end):
             self._failures.append(Failure(run, reason, self._log(run)))
             self.watcher.on_failure(self._failures[-1])
         else:
             self._waiting.appendleft(run)
             self.watcher.on_retry(run, reason)
+
+    def _may_go_on(self, run: PlannedRun, end: End) -> bool:
+        """Whether the run is tried again: as often as allowed, and whenever a machine was lost, while that leads on."""
+        if not end.lost:
+            self._failed_tries[run.directory] += 1
+            return end.status not in _NOT_RETRIED and self._failed_tries[run.directory] <= self.retries
+        newest = next((path.name for path in reversed(checkpoints(run.directory))), "")
+        losses = self._losses.setdefault(run.directory, [])
+        if newest not in losses:
+            losses.clear()
+        losses.append(newest)
+        return len(losses) < _MOST_LOSSES
 
     def _reason(self, run: PlannedRun, status: int) -> str:
         """Why the process ended, in one line."""
