@@ -11,6 +11,7 @@ import pytest
 # Before torch is imported. OpenMP's threads spin while they wait, which beside other busy processes takes minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 # A script's background jobs start with SIGINT ignored, and so would the tests that interrupt themselves.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -90,6 +90,8 @@ def _names(argument: str) -> Iterable[str]:
             from rl_lab.system import DEVICES
 
             return DEVICES
+        case "ray":
+            return ("auto", "local")
         case "reference":
             from rl_lab.scores import curve_names, references
 

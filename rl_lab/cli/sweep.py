@@ -18,6 +18,7 @@ submitted again.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import sys
@@ -116,6 +117,8 @@ def _executor(runs: Sequence[PlannedRun], options: argparse.Namespace) -> Iterat
     if options.ray is None:
         yield LocalProcesses(runs, options.jobs)
         return
+    # Read when Ray is imported: it sends no statistics, and prints nothing of what happens in the cluster.
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
     try:
         from rl_lab.sweep.ray_cluster import joined
         from rl_lab.sweep.ray_pool import RayExecutor

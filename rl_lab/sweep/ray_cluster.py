@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import re
 import signal
 import socket
@@ -28,6 +27,8 @@ from rl_lab.system import num_cores
 
 LOCAL = "local"
 """The address that stands for this machine alone."""
+_OF_THE_TERMINAL = (signal.SIGHUP, signal.SIGQUIT)
+"""Sent to all that a terminal's command has started; Ray sees to SIGINT itself."""
 _REACH_SECONDS = 5
 _JOIN_SECONDS = 60
 _OBJECT_STORE_BYTES = 128 << 20
@@ -78,26 +79,33 @@ def first_fit(nodes: Sequence[Resources], needs: Sequence[Resources]) -> int:
 @contextmanager
 def joined(address: str) -> Iterator[None]:
     """This process is part of the cluster at the address; LabError where none answers, or where another rl-lab is."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # which hides GPUs from runs that asked for none
-    init = functools.partial(ray.init, address, logging_level=logging.ERROR, log_to_driver=False)
-    before = signal.getsignal(signal.SIGTERM)
-    if address == LOCAL:
-        try:
-            init(include_dashboard=False, num_cpus=num_cores(), object_store_memory=_OBJECT_STORE_BYTES)
-        except Exception as error:
-            if type(error) is not Exception:  # that bare is what Ray raises when 30 s were too short
-                raise
-            raise LabError(f"Ray did not start on this machine: {error} Start again when it is less busy") from error
-    else:
-        _require_cluster(address)
-        init()
-    signal.signal(signal.SIGTERM, before)  # Ray takes it for itself
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, *_OF_THE_TERMINAL)}
+    for number in _OF_THE_TERMINAL:
+        signal.signal(number, signal.SIG_IGN)  # what Ray starts inherits it: only this process is to be asked to stop
+    try:
+        _init(address)
+    finally:
+        for number, handler in before.items():  # Ray takes SIGTERM for itself
+            signal.signal(number, handler)
     try:
         _require_same_software_everywhere()
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str) -> None:
+    init = functools.partial(ray.init, address, logging_level=logging.ERROR, log_to_driver=False)
+    if address != LOCAL:
+        _require_cluster(address)
+        init()
+        return
+    try:
+        init(include_dashboard=False, num_cpus=num_cores(), object_store_memory=_OBJECT_STORE_BYTES)
+    except Exception as error:
+        if type(error) is not Exception:  # that bare is what Ray raises when 30 s were too short
+            raise
+        raise LabError(f"Ray did not start on this machine: {error} Start again when it is less busy") from error
 
 
 def living_nodes() -> list[Resources]:
