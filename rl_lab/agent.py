@@ -36,6 +36,9 @@ class AgentConfig:
     switches: ClassVar[tuple[Switch, ...]] = ()
     """What the agent can be trained without."""
 
+    repeatable: ClassVar[bool] = True
+    """Whether a run with the same seed, on the same machine, comes to the same bytes; the records say so if not."""
+
     @property
     def switches_on(self) -> tuple[Switch, ...]:
         """Those that this configuration turns on."""
@@ -97,12 +100,16 @@ class Agent(ABC):
     def prepare(self) -> None:  # noqa: B027 - an agent that learns nothing needs nothing
         """Take what training needs (replay, optimizer), once, before `train`; LabError where the machine lacks it."""
 
+    def close(self) -> None:  # noqa: B027 - what is in this process needs no closing
+        """Give back what `prepare` took outside of this process; called however training ends, and if none begins."""
+
     @abstractmethod
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
         """Play and learn until `env.steps` is exactly `steps`, over all games, from `env.observations`.
 
         An agent that can be saved between any two steps returns early when `env.pause_requested`; it is called again,
-        maybe in another process, with the games where they stood. One that cannot ignores it.
+        maybe in another process, with the games where they stood. One that cannot ignores it. Other processes may play
+        for it, in each `env.sibling`, if what they play is handed to `env.count`: of these games none goes on.
         """
 
     @abstractmethod

@@ -31,6 +31,7 @@ def provenance(config: ExperimentConfig, *, device: str, threads: int) -> dict[s
         "rom_md5": rom_md5(config.game),
         "protocol": config.protocol.label,
         "protocol_fingerprint": config.protocol.fingerprint,
+        **({} if config.agent.repeatable else {"repeatable": False}),
     }
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -107,13 +107,13 @@ def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, con
     """
     directory = run_directory(runs, config)
     device, threads = use_machine(config.device, config.threads)
-    agent = _build_agent(config, device)
-    agent.prepare()
-    with RunLock(directory) as lock, _resumable(directory, config):
-        make_way(directory, overwrite=overwrite)
-        with Run.create(directory, config, device=device, threads=threads) as run:
-            writer = CheckpointWriter(directory, conduct.storage, {})
-            return _Loop(agent, run, lock, writer, Position.start(config.num_games), conduct).run()
+    with closing(_build_agent(config, device)) as agent:
+        agent.prepare()
+        with RunLock(directory) as lock, _resumable(directory, config):
+            make_way(directory, overwrite=overwrite)
+            with Run.create(directory, config, device=device, threads=threads) as run:
+                writer = CheckpointWriter(directory, conduct.storage, {})
+                return _Loop(agent, run, lock, writer, Position.start(config.num_games), conduct).run()
 
 
 def resume_experiment(
@@ -127,10 +127,10 @@ def resume_experiment(
     if total_steps is not None:
         config = dataclasses.replace(config, total_steps=total_steps)
     device, threads = use_machine(config.device, config.threads)
-    with RunLock(directory) as lock, _resumable(directory, config):
+    with RunLock(directory) as lock, _resumable(directory, config), ExitStack() as opened:
         require_own_files(directory)
         was_finished = _tell_of_takeover(directory)
-        agent = _build_agent(config, device)
+        agent = opened.enter_context(closing(_build_agent(config, device)))
         checkpoint = _newest(directory) if checkpoints(directory) else None
         if checkpoint is None:  # killed before the first one
             agent.prepare()

@@ -8,8 +8,9 @@ also resets a finished game one step late, in a step that ignores its action; he
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from typing import Protocol as TypingProtocol
@@ -108,7 +109,9 @@ class AtariVectorEnv:
         self.game = resolve_game(game)
         self.protocol = protocol
         self.num_games = num_games
-        self._seeds: np.random.SeedSequence | None = seeds
+        self._seeds = seeds
+        self._is_seeded = False
+        self._num_threads = num_threads
         self._training = training
         self._observer = observer
         self._emulators = CppAtariVectorEnv(
@@ -170,8 +173,8 @@ class AtariVectorEnv:
         """Start all games afresh; [B, 4, 84, 84]. The first reset seeds the emulators, later ones do not."""
         if self._waiting_for_recv:
             raise LabError("reset was called between send and recv; call recv first")
-        seeds = None if self._seeds is None else emulator_seeds(self._seeds, self.num_games)
-        self._seeds = None
+        seeds = None if self._is_seeded else emulator_seeds(self._seeds, self.num_games)
+        self._is_seeded = True
         observations, info = self._emulators.reset(seed=seeds)
         self._lives = info["lives"].copy()
         self._emulated_frames = info["frame_number"].copy()
@@ -244,6 +247,39 @@ class AtariVectorEnv:
         """`send` and `recv` in one."""
         self.send(actions)
         return self.recv()
+
+    def sibling(self, *key: int) -> functools.partial[AtariVectorEnv]:
+        """Makes an environment like this one with other seeds, the same for the same key; for any process.
+
+        What is played there is to be handed to `count`.
+        """
+        words = (*self._seeds.spawn_key, *key)
+        return functools.partial(
+            AtariVectorEnv,
+            self.game,
+            self.protocol,
+            self.num_games,
+            np.random.SeedSequence(self._seeds.entropy, spawn_key=words),
+            training=self._training,
+            num_threads=self._num_threads,
+        )
+
+    def count(self, actions: NDArray[np.uint8], episodes: Sequence[Episode]) -> None:
+        """Count what was played in a sibling as played here: its actions [T, B] and the episodes that they ended.
+
+        The games here stay where they are: only their number of steps matters to those who play in siblings.
+        """
+        assert actions.shape[1:] == (self.num_games,), actions.shape
+        # What was under way when the agent was asked to pause is handed in late, and no reason to stop it.
+        self.pause_requested = False
+        if self._observer is not None:
+            self._observer.on_steps(self.steps)
+        self._played += actions.tobytes()
+        self.steps += actions.size
+        if self._observer is not None:
+            for episode in episodes:
+                self._observer.on_episode(dataclasses.replace(episode, end_step=self.steps))
+            self.pause_requested = self._observer.asks_for_pause()
 
     @property
     def _counts_life_loss(self) -> bool:

@@ -92,9 +92,10 @@ def evaluation_line(evaluation: Evaluation, table: str = DEFAULT_TABLE) -> str:
 
 
 def _start_line(run: Path, config: ExperimentConfig) -> str:
+    not_repeatable = "" if config.agent.repeatable else "; no other run repeats it byte for byte"
     return (
         f"{config.name} on {config.game}, seed {config.seed}: {config.total_steps:,} agent steps "
-        f"({config.total_frames:,} frames), protocol {config.protocol.label}, records in {run}"
+        f"({config.total_frames:,} frames), protocol {config.protocol.label}, records in {run}{not_repeatable}"
     )
 
 
