@@ -5,7 +5,7 @@ from functools import partial
 
 from rl_lab.replay.frames import DEFAULT_CHUNK_FRAMES, STORAGES
 from rl_lab.replay.memory import Batch, Draw, ReplayMemory
-from rl_lab.replay.prioritized import PrioritizedReplayMemory
+from rl_lab.replay.prioritized import PrioritizedReplayMemory, importance_weights
 
 __all__ = [
     "DEFAULT_CHUNK_FRAMES",
@@ -16,6 +16,7 @@ __all__ = [
     "PrioritizedReplayMemory",
     "ReplayMemory",
     "build_replay",
+    "importance_weights",
 ]
 
 SAMPLINGS = ("uniform", "prioritized")

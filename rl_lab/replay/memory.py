@@ -106,7 +106,10 @@ class ReplayMemory:
         self._next_ages = np.zeros(num_games, np.uint8)
 
     def add(self, observations: NDArray[np.uint8], actions: NDArray[np.int64], step: Step) -> None:
-        """One step of every game: `actions` on `observations` [games, 4, 84, 84] led to `step`."""
+        """One step of every game: `actions` on `observations` [games, 4, 84, 84] led to `step`.
+
+        Of each observation only the newest frame is looked at.
+        """
         slots = self._append(self._games, observations)
         self._actions[self._games, slots] = actions
         self._rewards[self._games, slots] = step.rewards
@@ -120,6 +123,11 @@ class ReplayMemory:
         """Every game stops here and will start afresh; `observations` [games, 4, 84, 84] are where they stand."""
         self._cut(self._games[self._next_ages > 0], observations)
         self._next_ages[:] = 0
+
+    @property
+    def num_written(self) -> NDArray[np.int64]:
+        """[games], slots ever written: the next step's index."""
+        return self._written.copy()
 
     def sample(self, batch_size: int, rng: np.random.Generator) -> Batch:
         """Uniform batch over the complete transitions, with replacement; LabError where there is none yet."""

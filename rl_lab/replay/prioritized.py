@@ -25,6 +25,16 @@ _LEAST_PRIORITY = 1e-6
 paper gives none."""
 
 
+def importance_weights(shares: NDArray[np.float64], exponent: float) -> NDArray[np.float32]:
+    """Weights in the loss [N] of transitions drawn in proportion to `shares`; the largest is 1.
+
+    (N P(i)) ** -exponent over the largest of the batch, as in DQN Zoo and Dopamine; the paper says "1 / max w" and not
+    over what. N cancels out, and so does the sum that makes shares probabilities.
+    """
+    weights: NDArray[np.float64] = (shares / shares.min()) ** -exponent
+    return weights.astype(np.float32)
+
+
 class PrioritizedReplayMemory(ReplayMemory):
     """The newest transitions of each game, sampled in proportion to priority ** `priority_exponent`.
 
@@ -69,8 +79,7 @@ class PrioritizedReplayMemory(ReplayMemory):
     def draw(self, batch_size: int, rng: np.random.Generator, importance_exponent: float) -> tuple[Batch, Draw]:
         """One transition from each of `batch_size` equal parts of the sum of priorities (Schaul, appendix B.2.1).
 
-        Weights are (N P(i)) ** -importance_exponent over the largest of the batch, as in DQN Zoo and Dopamine; the
-        paper says "1 / max w" and not over what. N cancels out. LabError where there is no transition yet.
+        LabError where there is no transition yet.
         """
         total = self._tree.total
         if total == 0:
@@ -81,14 +90,13 @@ class PrioritizedReplayMemory(ReplayMemory):
         games, slots = np.divmod(leaves, self.num_slots)
         newest = self._written[games] - 1
         indices = newest - (newest - slots) % self.num_slots
-        priorities = self._tree.leaves[leaves]
-        weights = (priorities / priorities.min()) ** -importance_exponent
-        return self.gather(games, indices), Draw(games, indices, weights.astype(np.float32))
+        weights = importance_weights(self._tree.leaves[leaves], importance_exponent)
+        return self.gather(games, indices), Draw(games, indices, weights)
 
     def update_priorities(
         self, games: NDArray[np.int64], indices: NDArray[np.int64], priorities: NDArray[np.float32]
     ) -> None:
-        """Give transitions that were drawn their priorities [N]: absolute TD errors.
+        """Give complete transitions their priorities [N]: absolute TD errors.
 
         Those overwritten meanwhile are left out; of one drawn twice the last counts. LabError unless all are finite.
         """
@@ -103,6 +111,16 @@ class PrioritizedReplayMemory(ReplayMemory):
         rounded = weights[in_memory][::-1][last].astype(np.float32)
         self._largest = rounded.max(initial=self._largest)
         self._tree.write(leaves, rounded.astype(np.float64))
+
+    @property
+    def total_share(self) -> float:
+        """Sum of the `shares` of all transitions."""
+        return self._tree.total
+
+    def shares(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[N], what transitions in memory are drawn in proportion to: their priorities to the power of the exponent."""
+        shares: NDArray[np.float64] = self._tree.leaves[games * self.num_slots + indices % self.num_slots]
+        return shares
 
     def save(self) -> SavedState:
         """As ReplayMemory, and the priorities: 4 MB for a million slots, anew each time, as any may have changed."""
