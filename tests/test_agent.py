@@ -26,8 +26,8 @@ class Mine(Agent):
 """
 
 
-def test_the_lab_comes_with_five_agents() -> None:
-    assert agent_names() == ("dqn", "sb3_dqn", "sb3_ppo", "sb3_qrdqn", "uniform")
+def test_the_lab_comes_with_six_agents() -> None:
+    assert agent_names() == ("apex_dqn", "dqn", "sb3_dqn", "sb3_ppo", "sb3_qrdqn", "uniform")
 
 
 def test_an_agent_without_values_is_a_whole_agent() -> None:

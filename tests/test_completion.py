@@ -49,7 +49,7 @@ def ask(line: str, *options: str) -> tuple[list[str], subprocess.CompletedProces
         ("train --game ", [*all_games()]),
         ("train --game=Poo", ["--game=Pooyan"]),
         ("train --protocol ", [*PROTOCOLS]),
-        ("train --agent ", ["dqn", "sb3_dqn", "sb3_ppo", "sb3_qrdqn", "uniform"]),
+        ("train --agent ", ["apex_dqn", "dqn", "sb3_dqn", "sb3_ppo", "sb3_qrdqn", "uniform"]),
         ("train --agent ban", ["bandit.py"]),
         ("train dqn/pong --seed 1 --agent.replay-cap", ["--agent.replay-capacity"]),
         ("train --agent.learning-rate 1 --protocol.st", ["--protocol.sticky-probability"]),

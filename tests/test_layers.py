@@ -33,7 +33,7 @@ LAYERS = (
     },
     {"atari", "augmentation", "losses", "networks", "optimizers"},
     {"replay", "weights", "resets", "values", "tensors", "guards"},
-    {"agent", "events", "tensorboard"},
+    {"agent", "events", "tensorboard", "apex"},
     {"experiment", "sb3"},
     {"evaluation", "provenance"},
     {"run", "checkpoint", "saved_agent"},
@@ -89,6 +89,12 @@ def test_only_one_place_imports_what_may_be_missing(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported_modules(path)}
     assert not roots & {"av", "tkinter"} or layer(path) == "viewing"
     assert "ray" not in roots or path.stem.startswith("ray_")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_the_processes_of_apex_import_ray(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert "ray" not in roots or path.relative_to(PACKAGE).as_posix() in ("apex/cluster.py", "apex/processes.py")
 
 
 def test_our_dqn_never_imports_stable_baselines3() -> None:

@@ -1,0 +1,116 @@
+"""What runs in Ray's processes, and the way into a cluster. Only this module and `cluster` import Ray, an extra."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import socket
+from typing import Any, NamedTuple
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+from ray.exceptions import ObjectLostError, RayActorError
+
+from rl_lab.apex.acting import Actor, ActorSettings, Played
+from rl_lab.apex.shard import Holding, Shard
+from rl_lab.atari import AtariVectorEnv
+from rl_lab.errors import LabError
+from rl_lab.system import use_machine
+
+LOCAL = "local"
+"""In place of an address: a cluster of this machine alone, for this run alone."""
+LOST = (RayActorError, ObjectLostError)
+"""What Ray raises for a process that is gone."""
+_ANSWER_SECONDS = 10
+
+
+class Report(NamedTuple):
+    """What an actor tells the learner of a chunk."""
+
+    played: Played
+    holding: Holding | None
+    """Of its shard, some chunks ago; None where nothing is known."""
+    shard_is_lost: bool
+
+
+class ActorProcess:
+    """An actor in a process of its own."""
+
+    def __init__(self, settings: ActorSettings) -> None:
+        use_machine("cpu", 1)
+        self._actor = Actor(settings)
+        self._version = -1
+        self._added: Any = None  # Ray's reference to what the shard holds since the last chunk
+
+    def ready(self) -> None:
+        """Answers once the process is up."""
+
+    def begin(self, make_games: functools.partial[AtariVectorEnv], stream: int) -> None:
+        """New games."""
+        self._added = None
+        self._actor.begin(make_games, stream)
+
+    def play(self, num_rounds: int, version: int, weights: NDArray[np.float32], shard: Any) -> Report:
+        """Some steps of every game by these weights; the shard, a handle of Ray's, gets what was seen."""
+        if version != self._version:
+            self._actor.load(weights)
+            self._version = version
+        chunk, played = self._actor.play(num_rounds)
+        holding = None
+        try:
+            # No more than one chunk under way: an actor waits for a shard that cannot keep up.
+            if self._added is not None:
+                holding = ray.get(self._added)
+            self._added = shard.add.remote(chunk)
+        except LOST:
+            return Report(played, None, shard_is_lost=True)
+        return Report(played, holding, shard_is_lost=False)
+
+
+class ShardProcess(Shard):
+    """A shard in a process of its own."""
+
+    def ready(self) -> None:
+        """Answers once the process is up."""
+
+
+def connect(address: str, num_processes: int, object_store_bytes: int) -> None:
+    """Start a cluster (`LOCAL`) with room for so many processes beside the learner's, or join that at `address`.
+
+    LabError where none is there, or where it is too small.
+    """
+    # Nobody is told of a run, and what Ray will do about GPUs in later versions is no news to its user.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    join = functools.partial(ray.init, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    if address == LOCAL:
+        # Processes share this machine's cores, however many these are.
+        join(LOCAL, num_cpus=num_processes, num_gpus=0, object_store_memory=object_store_bytes)
+        return
+    try:
+        _require_answer(address)
+        join(address)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LabError(
+            f"no Ray cluster answers at {address!r} ({error}); start one with `ray start --head` and give its address, "
+            f"as host:port or auto, or use --agent.ray {LOCAL}"
+        ) from error
+    cores = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]  # Ray left it untyped
+    if cores < num_processes + 1:
+        ray.shutdown()
+        raise LabError(
+            f"the Ray cluster at {address!r} has {cores} CPUs, and {num_processes} actors and shards with a learner "
+            f"need {num_processes + 1}; use fewer --agent.actors or --agent.shards, or add machines to it"
+        )
+
+
+def _require_answer(address: str) -> None:
+    """OSError or ValueError where nothing listens at host:port: Ray tries for minutes, and then ends the process."""
+    if address == "auto":
+        return
+    host, separator, port = address.rpartition(":")
+    if not separator or "/" in host:
+        raise ValueError("the address is not host:port")
+    socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
