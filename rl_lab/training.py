@@ -79,8 +79,10 @@ class Outcome:
     """Agent steps at the last checkpoint."""
     lost_steps: int
     """Agent steps that were played beyond it."""
+    left_steps: int
+    """Agent steps of the budget that the checkpoint has not; 0 if the run finished, or but for its last evaluation."""
     stop_signal: int
-    """The signal that stopped the run; 0 if it finished."""
+    """The signal that stopped the run; 0 if it finished, or came to where it was to stop."""
     resume_command: str
     """What to type to go on."""
     evaluate_command: str
@@ -97,6 +99,8 @@ class Conduct:
     """Between checkpoints within an iteration, for agents that can be left between any two steps."""
     stall_seconds: float = 600
     """Without a step of the emulators: then the process is ended."""
+    until_steps: int | None = None
+    """Stop at the first iteration's end that has so many agent steps: the rest of the budget is for later."""
 
 
 def run_experiment(config: ExperimentConfig, runs: Path, *, overwrite: bool, conduct: Conduct) -> Outcome:
@@ -210,11 +214,12 @@ class _Loop:
         )
 
     def run(self) -> Outcome:
-        reporter = self._conduct.reporter
+        reporter, total_steps = self._conduct.reporter, self._config.total_steps
+        until_steps = min(total_steps, self._conduct.until_steps or total_steps)
         reporter.on_start(self._run.directory, self._config)
         try:
             with signals_to(self._ask_to_stop, _STOPPING), self._watchdog:
-                while self._position.begin_steps < self._config.total_steps:
+                while self._position.begin_steps < until_steps:
                     self._iterate()
         except Stopped:
             self._run.set_status("interrupted", signal.Signals(self._stop_signal).name)
@@ -227,7 +232,10 @@ class _Loop:
             raise
         else:
             self._stop_signal = 0  # it came too late to stop anything
-            self._run.set_status("finished")
+            if self._position.begin_steps < total_steps:
+                self._run.set_status("interrupted", f"--until-steps {until_steps}")
+            else:
+                self._run.set_status("finished")
         finally:
             reporter.on_end()
         saved_steps = self._position.steps
@@ -237,6 +245,7 @@ class _Loop:
             self._evaluation,
             saved_steps,
             lost_steps,
+            total_steps - saved_steps,
             self._stop_signal,
             self._resume_command,
             _evaluate_command(self._run.directory, self._config),

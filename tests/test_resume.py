@@ -84,6 +84,18 @@ def test_a_run_interrupted_again_and_again_ends_as_one_that_never_stopped(agent:
     assert what_it_came_to(part) == what_it_came_to(whole)
 
 
+def test_a_run_that_was_to_stop_at_an_iterations_end_goes_on_as_one_that_never_stopped(tmp_path: Path) -> None:
+    config = tiny_experiment()
+    outcome = train(config, tmp_path / "part", until_steps=150)
+    assert (outcome.steps, outcome.lost_steps, outcome.left_steps, outcome.stop_signal) == (200, 0, 200, 0)
+    status = read_status(outcome.run)
+    assert (status.state, status.reason, status.steps) == ("interrupted", "--until-steps 150", 200)
+    assert resume(outcome.run, until_steps=200).steps == 200  # there already
+    assert resume(outcome.run, until_steps=1_000).left_steps == 0
+    assert read_status(outcome.run).state == "finished"
+    assert what_it_came_to(outcome.run) == what_it_came_to(train(config, tmp_path / "whole").run)
+
+
 def test_a_finished_run_with_a_larger_budget_ends_as_one_that_had_it_from_the_start(tmp_path: Path) -> None:
     whole = train(tiny_experiment(), tmp_path / "whole").run
     run = train(tiny_experiment(total_steps=200), tmp_path / "part").run

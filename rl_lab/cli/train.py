@@ -52,7 +52,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         return 0
     if options.supervise:
         own_agent = ["--agent", config.agent.name] if config.agent.name.endswith(".py") else []
-        flags = ["--checkpoint-minutes", str(options.checkpoint_minutes), *own_agent]
+        until = [] if options.until_steps is None else ["--until-steps", str(options.until_steps)]
+        flags = ["--checkpoint-minutes", str(options.checkpoint_minutes), *until, *own_agent]
         directory = run_directory(options.runs, config)
         return supervise(without_supervision(arguments), directory, options.restarts, resume_flags=flags)
     outcome = run_experiment(config, options.runs, overwrite=options.overwrite, conduct=_conduct(options, notes))
@@ -89,13 +90,25 @@ def _add_conduct(parser: Parser) -> None:
         metavar="NUMBER",
         help="between checkpoints of an iteration (5)",
     )
+    parser.add_argument(
+        "--until-steps",
+        type=int,
+        metavar="INTEGER",
+        help="stop at the first iteration's end that has so many agent steps; --resume goes on",
+    )
     add_supervision(parser)
 
 
 def _conduct(options: argparse.Namespace, notes: Sequence[str] = ()) -> Conduct:
     if not options.checkpoint_minutes > 0:
         raise LabError(f"checkpoint-minutes is {options.checkpoint_minutes}; allowed is anything above 0")
-    return Conduct(reporter=reporter(sys.stdout, notes), checkpoint_seconds=60 * options.checkpoint_minutes)
+    if options.until_steps is not None and options.until_steps < 1:
+        raise LabError(f"until-steps are {options.until_steps}; allowed is 1 or more")
+    return Conduct(
+        reporter=reporter(sys.stdout, notes),
+        checkpoint_seconds=60 * options.checkpoint_minutes,
+        until_steps=options.until_steps,
+    )
 
 
 class Given(NamedTuple):
@@ -181,6 +194,9 @@ def _print_outcome(outcome: Outcome, watched: Path) -> int:
     if outcome.stop_signal:
         again = f"{outcome.lost_steps:,} agent steps will be played again" if outcome.lost_steps else "nothing is lost"
         print(f"stopped; the last checkpoint is at {outcome.steps:,} agent steps: {again}")
+    elif outcome.left_steps:
+        print(f"stopped at {outcome.steps:,} agent steps, as asked; {outcome.left_steps:,} are left")
+    if outcome.stop_signal or outcome.left_steps:
         print(f"go on:      {outcome.resume_command}")
     if outcome.evaluation is not None:
         print(f"{outcome.run}: {evaluation_line(outcome.evaluation)}")
