@@ -94,7 +94,7 @@ def config_names() -> tuple[str, ...]:
     """The experiments that come with the lab, such as dqn/quick."""
     folder = shipped_folder("configs")
     names = (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.toml"))
-    return tuple(sorted(name for name in names if not name.startswith("sweeps/")))
+    return tuple(sorted(name for name in names if not name.startswith(("sweeps/", "tune/"))))
 
 
 def config_path(name: str) -> Path:

@@ -43,6 +43,11 @@ _EVALUATION_KEYS = {
 _MAX_RECORDS_BYTES = 1 << 28
 """200 million frames of Atari leave about 20 MB."""
 
+TUNES = "tunes"
+"""The folder of all tunes beside the runs."""
+TUNE_MARK = "tuning-seeds.json"
+"""In the folder of a tune: its runs, of these seeds, choose settings, so they are no results."""
+
 _CLOCK_DRIFT_SECONDS = 60
 """A process's start is derived from the system's clock, which may be set while it runs."""
 
@@ -99,11 +104,29 @@ class Status:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Every run directory at or below `root`, sorted; LabError where there is none."""
+    """Every run directory at or below `root`, sorted, without those of tunes below it; LabError where there is none."""
     found = sorted(path.parent for path in root.rglob("config.toml") if (path.parent / "status.json").is_file())
-    if not found:
+    own = tune_of(root)
+    runs = [run for run in found if tune_of(run) == own]
+    if found and not runs:
+        raise LabError(
+            f"all runs in {root} are of tunes, whose seeds chose the settings: they are no results; to look at them "
+            f"give a tune's own folder, such as {tune_of(found[0])}"
+        )
+    if not runs:
         raise LabError(f"no runs in {root}; `rl-lab train` makes one, or give the folder that holds them")
-    return found
+    return runs
+
+
+def find_tunes(root: Path) -> list[Path]:
+    """The folder of every tune at or below `root`, sorted."""
+    return sorted(mark.parent for mark in root.rglob(TUNE_MARK))
+
+
+def tune_of(path: Path) -> Path | None:
+    """The folder of the tune that a path lies in; None for what is of none."""
+    path = path.absolute()
+    return next((folder for folder in (path, *path.parents) if (folder / TUNE_MARK).is_file()), None)
 
 
 def read_status(directory: Path) -> Status:

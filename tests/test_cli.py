@@ -256,7 +256,7 @@ def test_compare_shows_runs_beside_published_scores(runs: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    "kind", ["games", "suites", "agents", "switches", "configs", "sweeps", "protocols", "references"]
+    "kind", ["games", "suites", "agents", "switches", "configs", "sweeps", "tunes", "protocols", "references"]
 )
 def test_list_shows_what_there_is(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind]) == 0
@@ -268,6 +268,7 @@ def test_list_shows_what_there_is(kind: str, capsys: pytest.CaptureFixture[str])
         "switches": "noisy",
         "configs": "dqn/quick",
         "sweeps": "smoke",
+        "tunes": "krull",
         "protocols": "sb3_zoo",
         "references": "rainbow",
     }

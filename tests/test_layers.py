@@ -41,6 +41,7 @@ LAYERS = (
     {"curves"},
     {"training", "report", "benchmarks", "viewing"},
     {"sweep"},
+    {"tune"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -97,6 +98,12 @@ def test_only_the_processes_of_apex_import_ray(path: Path) -> None:
     assert "ray" not in roots or path.relative_to(PACKAGE).as_posix() in ("apex/cluster.py", "apex/processes.py")
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_only_the_tune_imports_optuna(path: Path) -> None:
+    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert not roots & {"optuna", "sqlalchemy"} or layer(path) == "tune"
+
+
 def test_our_dqn_never_imports_stable_baselines3() -> None:
     names = imported_modules(PACKAGE.parent / "agents" / "dqn.py")
     assert not {name for name in names if name.split(".")[0] == "stable_baselines3" or name.startswith("rl_lab.sb3")}
@@ -111,10 +118,11 @@ def test_our_dqn_never_imports_stable_baselines3() -> None:
         "rl_lab.scores",
         "rl_lab.statistics",
         "rl_lab.cli.sweep",
+        "rl_lab.cli.tune",
         "rl_lab.training",
         "rl_lab.viewing",
     ],
 )
-def test_light_modules_import_no_torch(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+def test_light_modules_import_neither_torch_nor_optuna(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(not {{'torch', 'optuna'}}.isdisjoint(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

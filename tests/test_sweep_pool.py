@@ -226,6 +226,22 @@ def test_a_signal_asks_each_run_to_stop_and_a_second_one_again(number: signal.Si
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_signal_that_comes_too_late_to_stop_anything_is_told() -> None:
+    def send(running: int) -> None:
+        if Path("ready").exists() and not Path("go").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+            Path("go").touch()
+
+    script = """
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path("ready").touch()
+while not pathlib.Path("go").exists():
+    time.sleep(0.01)
+"""
+    outcome = make(script, Watcher(send))
+    assert (outcome.finished, outcome.stop_signal, outcome.late_signal) == (1, 0, signal.SIGTERM)
+
+
 def test_no_process_outlives_a_sweep_whose_output_nobody_reads() -> None:
     def leave(running: int) -> None:
         if Path("pid").exists():
@@ -252,7 +268,7 @@ def test_a_terminal_shows_a_table_of_what_is_going_on_and_lines_above_it(monkeyp
     with SweepScreen(terminal) as screen:
         screen.on_start(run, is_resumed=True)
         screen.on_look([run], 3)
-        screen.on_failure(Failure(run, "boom", Path("logs/x.log")))
+        screen.on_failure(Failure(run, "boom", Path("logs/x.log"), is_resumable=False))
     shown = terminal.getvalue()
     for text in ("human-normalized", "time left", "1 running, 3 waiting", "1,000", "250", "31.4", "1.031", "0.0 h"):
         assert text in shown, text

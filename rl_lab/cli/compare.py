@@ -15,6 +15,7 @@ import numpy as np
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, LabWarning, did_you_mean
+from rl_lab.records import find_tunes, tune_of
 from rl_lab.report.cautions import mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
@@ -58,6 +59,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         require_writable_folder(options.plots)
     table = score_table(options.normalize)
     references, curves = published(options.reference)
+    tunes = _tunes_below(options.paths)
     runs, without = read_runs(options.paths, options.games)
     if not runs:
         raise LabError(f"none of the {len(without)} runs has an evaluation yet; wait for the first iteration's end")
@@ -69,6 +71,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         curves,
         without=without,
         missing=() if options.sweep is None else _missing(options.sweep, options.agent, options.games, runs),
+        tunes=tunes,
         table=table,
         at_frames=options.at_frames,
         rng=np.random.default_rng(_RESAMPLING_SEED),
@@ -84,6 +87,17 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         )
     print(FORMATS[options.format](comparison))
     return 0
+
+
+def _tunes_below(paths: Sequence[Path]) -> list[Path]:
+    """The folders whose runs are no results; LabError where a path lies in one."""
+    for path in paths:
+        if (tune := tune_of(path)) is not None:
+            raise LabError(
+                f"{path} has runs of a tune, whose seeds chose their settings: their scores are no results; train "
+                f"{tune / 'best.toml'} with other seeds"
+            )
+    return sorted({tune for path in paths for tune in find_tunes(path)})
 
 
 def _missing(sweep: str, agent_files: Sequence[str], games: Sequence[str], runs: Sequence[Run]) -> list[Path]:

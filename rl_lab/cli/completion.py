@@ -58,7 +58,8 @@ class _Values(BaseCompleter):
         """All values that begin with the prefix."""
         is_path = action.type is Path or action.metavar == "FILE"
         names = [] if is_path else [name for name in _names(action.dest) if name.startswith(prefix)]
-        return names or (FilesCompleter()(prefix) if is_path or action.dest in ("config", "sweep", "agent") else [])
+        takes_path = is_path or action.dest in ("config", "sweep", "tune", "agent")
+        return names or (FilesCompleter()(prefix) if takes_path else [])
 
 
 def _names(argument: str) -> Iterable[str]:
@@ -74,6 +75,10 @@ def _names(argument: str) -> Iterable[str]:
             from rl_lab.sweep.plan import sweep_names
 
             return sweep_names()
+        case "tune":
+            from rl_lab.tune.plan import tune_names
+
+            return tune_names()
         case "agent":
             from rl_lab.agent import agent_names
 

@@ -1,4 +1,7 @@
-"""List games, suites of games, agents, their switches, configs, sweeps, protocols, published references, or runs."""
+"""List games, suites, agents, their switches, configs, sweeps, tunes, protocols, published references, or runs.
+
+Runs of tunes are no results: --runs with the folder of one lists them.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         "switches": _switches,
         "configs": _configs,
         "sweeps": _sweeps,
+        "tunes": _tunes,
         "protocols": _protocols,
         "references": _references,
         "runs": _runs,
@@ -136,6 +140,16 @@ def _sweeps(options: argparse.Namespace) -> _Table:
         return name, str(len(expand(sweep, options.runs))), ", ".join(sweep.agents), ", ".join(sweep.games)
 
     return ("sweep", "runs", "agents", "games"), map(row, sweep_names())
+
+
+def _tunes(options: argparse.Namespace) -> _Table:
+    from rl_lab.tune.plan import plan_search, read_tune, tune_names, tune_path
+
+    def row(name: str) -> tuple[str, ...]:
+        tune = read_tune(tune_path(name))
+        return name, str(tune.trials), tune.agent, ", ".join(tune.games), ", ".join(plan_search(tune, Path()).ranges)
+
+    return ("tune", "trials", "agent", "games", "what is tuned"), map(row, tune_names())
 
 
 def _protocols(options: argparse.Namespace) -> _Table:

@@ -21,12 +21,13 @@ from rl_lab.errors import LabError, LabWarning, did_you_mean, one_line
 COMMANDS = {
     "train": "train an agent, with evaluations, TensorBoard curves and checkpoints",
     "sweep": "many runs by one file: agents x games x seeds x settings, some at once",
+    "tune": "search for hyperparameters with Optuna, by one file: an agent, its games and ranges",
     "evaluate": "play full games with a saved agent and report its score",
     "watch": "watch a saved agent play, in a window or in the terminal",
     "video": "record a saved agent's play, with what it values and where it looks",
     "compare": "scores of runs side by side, with published ones on request",
     "tensorboard": "watch runs in TensorBoard, with published scores on request",
-    "list": "games, suites, agents, switches, configs, sweeps, protocols, published references or runs",
+    "list": "games, suites, agents, switches, configs, sweeps, tunes, protocols, published references or runs",
     "bench": "measure this machine: our DQN's speed against stable-baselines3's",
 }
 

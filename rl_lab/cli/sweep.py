@@ -39,8 +39,8 @@ from rl_lab.sweep.pool import Executor, LocalProcesses, Pool, SweepOutcome
 from rl_lab.sweep.slurm import SETTINGS, parameters, read_settings, require_slurm
 from rl_lab.sweep.standing import Rest, rest_of
 
-_MOST_HOURS = 24
-_MOST_RUNS = 100
+MOST_HOURS = 24
+MOST_RUNS = 100
 """Beyond these a sweep is started by mistake, or with --yes."""
 _SLURM_HELP = (
     "submit the runs to Slurm as an array job, each queued again from its checkpoint at the time limit; with any of "
@@ -60,7 +60,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--agent", action="append", default=[], metavar="FILE", help="your agent's .py file: it is run")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and stop")
     parser.add_argument("--no-measure", action="store_true", help="start at once: hours and memory are not known then")
-    parser.add_argument("--yes", action="store_true", help=f"start more than {_MOST_RUNS} runs, or {_MOST_HOURS} hours")
+    parser.add_argument("--yes", action="store_true", help=f"start more than {MOST_RUNS} runs, or {MOST_HOURS} hours")
     options = parser.parse_all(arguments)
     if options.retries < 0 or (options.jobs is not None and options.jobs < 1):
         raise LabError(
@@ -142,13 +142,13 @@ def _weighed(
 ) -> list[Rest]:
     """The runs in the order in which to make them, their cost shown; LabError for a long sweep without --yes."""
     length = f"{len(rests):,} runs of unknown length"
-    is_long = len(rests) > _MOST_RUNS
+    is_long = len(rests) > MOST_RUNS
     if measured:
         needed = cost(rests, measured, jobs)
         rests = needed.rests
-        _print_cost(needed, measured, options.runs, free_memory_bytes)
+        print_cost(needed, measured, options.runs, free_memory_bytes)
         length = f"{len(rests):,} runs, {needed.hours:,.0f} hours with {jobs} at once"
-        is_long = is_long or needed.hours > _MOST_HOURS
+        is_long = is_long or needed.hours > MOST_HOURS
     if is_long and not options.yes and not options.dry_run:
         raise LabError(f"{length}: give --yes to start them, or a smaller sweep")
     return list(rests)
@@ -167,7 +167,7 @@ def _print_plan(sweep: Sweep, plan: Sequence[PlannedRun], rests: Sequence[Rest],
     )
 
 
-def _print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path, free_memory_bytes: int | None) -> None:
+def print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path, free_memory_bytes: int | None) -> None:
     """Hours, memory and disk, and what they rest on."""
     shown = list(measured.items())[:MOST_MEASURED]
     others = (

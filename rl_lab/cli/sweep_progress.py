@@ -44,23 +44,24 @@ class SweepScreen:
 
     def on_start(self, run: PlannedRun, *, is_resumed: bool) -> None:
         """Whether it starts or goes on."""
-        self._say("goes on" if is_resumed else "starts", run)
+        self.say(f"{run.directory}: {'goes on' if is_resumed else 'starts'}")
 
     def on_finish(self, run: PlannedRun) -> None:
         """Its score."""
         frames, _, score, normalized, _ = _cells(run)
-        self._say(
-            f"finished: {frames} frames, mean score {score}, human-normalized {normalized} ({DEFAULT_TABLE})", run
+        self.say(
+            f"{run.directory}: finished: {frames} frames, mean score {score}, human-normalized {normalized} "
+            f"({DEFAULT_TABLE})"
         )
 
     def on_retry(self, run: PlannedRun, reason: str) -> None:
         """Why it is tried again."""
-        self._say(f"failed, and is tried again: {reason}", run)
+        self.say(f"{run.directory}: failed, and is tried again: {reason}")
 
     def on_failure(self, failure: Failure) -> None:
         """Why, and where its log is."""
         self._failed += 1
-        self._say(f"failed: {failure.reason} (log: {failure.log})", failure.run)
+        self.say(f"{failure.run.directory}: failed: {failure.reason} (log: {failure.log})")
 
     def on_look(self, running: Sequence[PlannedRun], waiting: int) -> None:
         """Show the table anew, every two seconds."""
@@ -76,8 +77,9 @@ class SweepScreen:
             table.add_row(Text(str(run.directory)), *_cells(run))
         self._live.update(table, refresh=True)
 
-    def _say(self, what: str, run: PlannedRun) -> None:
-        self._console.print(Text(f"{run.directory}: {what}"), soft_wrap=True)
+    def say(self, line: str) -> None:
+        """Print it above the table."""
+        self._console.print(Text(line), soft_wrap=True)
 
 
 def _cells(run: PlannedRun) -> tuple[str, str, str, str, str]:

@@ -69,10 +69,13 @@ def compare(
     table: ScoreTable,
     without: Sequence[Path] = (),
     missing: Sequence[Path] = (),
+    tunes: Sequence[Path] = (),
     at_frames: int | None = None,
     rng: np.random.Generator,
 ) -> Comparison:
-    """Everything about the runs, and a word about those `without` an evaluation, and planned ones that are `missing`.
+    """Everything about the runs, and a word about those that are left out.
+
+    These are runs `without` an evaluation, planned ones that are `missing`, and those of `tunes`.
 
     The generator draws bootstraps and permutations. LabError where no run has an evaluation after `at_frames`.
     """
@@ -109,6 +112,7 @@ def compare(
         warnings=(
             *cautions(runs, evaluation, table),
             *not_finished(missing),
+            *left_out(tunes, "runs of tunes, whose seeds chose their settings"),
             *left_out(without, "no evaluation yet"),
             *left_out(_others(given, chosen), "no evaluation after the frames that were asked for"),
             *left_out(_others(runs, within), "no evaluation that is known to be within the equal hours"),

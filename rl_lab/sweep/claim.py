@@ -39,17 +39,7 @@ def claimed(runs: Path, name: str, plan: Sequence[PlannedRun]) -> Iterator[None]
     """The plan's runs are this sweep's; LabError where another sweep of this folder is at one of them."""
     own = own_folder(runs, name)
     mine = {str(run.directory.relative_to(runs)) for run in plan}
-    lock = _lock(own)
-    try:
-        own.mkdir(parents=True, exist_ok=True)
-        holding = lock.acquire()
-    except Timeout:
-        raise LabError(
-            f"the sweep {name} is running in {runs} already; wait for its end, or use another --runs"
-        ) from None
-    except OSError as error:
-        raise LabError(f"cannot write to {own}: {error.strerror}; use another --runs") from error
-    with holding:
+    with held(own, f"the sweep {name} is running in {runs}"):
         # First said, then looked: of two sweeps that begin together at least one sees the other.
         (own / "runs.json.new").write_text(json.dumps({"runs": sorted(mine)}))
         (own / "runs.json.new").replace(own / "runs.json")
@@ -61,6 +51,21 @@ def claimed(runs: Path, name: str, plan: Sequence[PlannedRun]) -> Iterator[None]
                         f"the sweep {other.name} is running and has {min(shared)}, too; wait for its end, or use "
                         "another --runs"
                     )
+        yield
+
+
+@contextmanager
+def held(folder: Path, running: str) -> Iterator[None]:
+    """The folder is this process's, and made if missing; LabError, which begins with `running`, if it is another's."""
+    lock = _lock(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        holding = lock.acquire()
+    except Timeout:
+        raise LabError(f"{running} already; wait for its end, or use another --runs") from None
+    except OSError as error:
+        raise LabError(f"cannot write to {folder}: {error.strerror}; use another --runs") from error
+    with holding:
         yield
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,8 @@ class PlannedRun:
     """Of `rl-lab train`: they make this run."""
     agent_file: str | None
     """The .py file of one's own agent, which will be run."""
+    until_steps: int | None = None
+    """Agent steps after which an iteration's end is far enough for now; None is the whole budget."""
 
     @property
     def is_started(self) -> bool:
@@ -76,7 +78,8 @@ class PlannedRun:
 
     def command(self) -> tuple[str, ...]:
         """The words after `rl-lab` that start the run, or go on with what is there of it."""
-        return train_words(self.directory, self.flags, self.agent_file)
+        until = () if self.until_steps is None else (f"--until-steps={self.until_steps}",)
+        return (*train_words(self.directory, self.flags, self.agent_file), *until)
 
 
 def train_words(directory: Path, flags: Sequence[str], agent_file: str | None) -> tuple[str, ...]:
@@ -104,20 +107,21 @@ def read_sweep(path: Path) -> Sweep:
         table["games"] = [table["games"]]
     for key in ("overrides", "matrix"):
         if isinstance(table[key], dict):
-            table[key] = dict(_flat(table[key]))
+            table[key] = flat(table[key])
     return from_table(Sweep, table, str(path))
 
 
-def expand(sweep: Sweep, runs: Path, agent_files: Sequence[str] = ()) -> list[PlannedRun]:
+def expand(sweep: Sweep, runs: Path, agent_files: Sequence[str] = (), *, suffix: str = "") -> list[PlannedRun]:
     """All runs of the sweep, in folders below `runs`; of agents' own files only those in `agent_files` are run.
 
-    LabError for what `rl-lab train` would refuse before it builds an agent, and for a run that is planned twice.
+    `suffix` is added to the names of all experiments. LabError for what `rl-lab train` would refuse before it builds an
+    agent, and for a run that is planned twice.
     """
     games = [game for name in sweep.games for game in _games(name)]
     planned: dict[Path, PlannedRun] = {}
     for agent, cell in itertools.product(sweep.agents, _cells(sweep.matrix)):
         config, flags, agent_file = _experiment(agent, {**sweep.overrides, **cell}, agent_files)
-        config = dataclasses.replace(config, name=config.name + _suffix(cell))
+        config = dataclasses.replace(config, name=config.name + suffix + _suffix(cell))
         for game, seed in itertools.product(games, sweep.seeds):
             one = dataclasses.replace(config, game=game, seed=seed)
             own = (f"--name={one.name}", f"--game={game}", f"--seed={seed}", f"--runs={runs}")
@@ -164,17 +168,22 @@ def _named_file(path: Path, agent_files: Sequence[str]) -> str | None:
 
 def _values(config: ExperimentConfig, changes: Mapping[str, object], agent: str) -> dict[str, object]:
     """The changes, with numbers for integers; LabError for a key that the experiment has not, or a wrong type."""
+    types = plain_types(config)
+    for key in changes:
+        if key not in types:
+            raise LabError(f"{agent} has no {key!r} to override{did_you_mean(key, types)}")
+    return {key: typed(value, types[key], f"{key} for {agent}") for key, value in changes.items()}
+
+
+def plain_types(config: ExperimentConfig) -> dict[str, type]:
+    """Type of each plain field of the experiment, its protocol and its agent, by the names of the flags."""
     parts = {"": config, "protocol.": config.protocol, "agent.": config.agent}
-    types = {
+    return {
         f"{prefix}{name}": kind
         for prefix, part in parts.items()
         for name, kind in field_types(type(part)).items()
         if kind in PLAIN_TYPES
     }
-    for key in changes:
-        if key not in types:
-            raise LabError(f"{agent} has no {key!r} to override{did_you_mean(key, types)}")
-    return {key: typed(value, types[key], f"{key} for {agent}") for key, value in changes.items()}
 
 
 def _changed(config: ExperimentConfig, values: Mapping[str, object], agent: str) -> ExperimentConfig:
@@ -230,13 +239,18 @@ def _games(name: str) -> Sequence[str]:
         raise LabError(f"no game or suite {name!r}{near} (`rl-lab list games` and `suites` show all)") from None
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables by names with dots: both ways to write `agent.n_step` in TOML mean the same."""
+def flat(table: Mapping[str, Any], is_value: Callable[[object], bool] = lambda value: False) -> dict[str, Any]:
+    """The values of nested tables by names with dots: both ways to write `agent.n_step` in TOML mean the same.
+
+    `is_value` tells which tables are values themselves.
+    """
+    values: dict[str, Any] = {}
     for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and not is_value(value):
+            values |= {f"{key}.{name}": inner for name, inner in flat(value, is_value).items()}
         else:
-            yield f"{prefix}{key}", value
+            values[key] = value
+    return values
 
 
 def _require_list(values: object, key: str, kinds: tuple[type, ...]) -> None:

@@ -62,6 +62,8 @@ class Failure:
     run: PlannedRun
     reason: str
     log: Path
+    is_resumable: bool
+    """Whether something outside the run stopped it, such as a full disk: then the run itself did not fail."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class SweepOutcome:
     failures: tuple[Failure, ...]
     stop_signal: int
     """The signal that stopped the sweep; 0 if it came to its end."""
+    late_signal: int
+    """The signal that came too late to stop anything; 0 if none did."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,13 @@ class Pool:
                         self._running.remove(child)
                         self._end(child, end)
         is_whole = self._finished + len(self._failures) == len(self.runs)  # a signal may come too late to stop anything
-        return SweepOutcome(self._finished, tuple(self._failures), 0 if is_whole else self._signals[-1])
+        last_signal = self._signals[-1] if self._signals else 0
+        return SweepOutcome(
+            self._finished,
+            tuple(self._failures),
+            stop_signal=0 if is_whole else last_signal,
+            late_signal=last_signal if is_whole else 0,
+        )
 
     def _start(self, run: PlannedRun) -> None:
         log = self._log(run)
@@ -238,7 +248,7 @@ class Pool:
             return
         reason = end.lost or self._reason(run, status)
         if self._signals or not self._may_go_on(run, end):
-            self._failures.append(Failure(run, reason, self._log(run)))
+            self._failures.append(Failure(run, reason, self._log(run), status == ResumableError.exit_status))
             self.watcher.on_failure(self._failures[-1])
         else:
             self._waiting.appendleft(run)

@@ -1,0 +1,116 @@
+"""What a study came to: a table of its trials, Optuna's pictures of them, and the best one as an experiment."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import shlex
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib import pyplot
+from optuna.exceptions import ExperimentalWarning
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances, plot_slice
+
+from rl_lab.report.output import write_file
+from rl_lab.tune.plan import IMPORTANCES, LEAST_FOR_IMPORTANCES, REASON, STATES, Search
+from rl_lab.tune.study import in_state
+
+_SCORE = "human-normalized score"
+_TABLE = "trials.csv"
+_BEST = "best.toml"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written."""
+
+    best: FrozenTrial | None
+    """The finished trial with the best score; None where none has finished."""
+    train_command: str
+    """What to type to train the best trial's experiment; empty where there is none."""
+    files: tuple[str, ...]
+    """Names in the study's folder."""
+
+
+def write_report(study: Study, search: Search) -> Report:
+    """Write all into the study's folder, in place of an earlier report; LabError where a file cannot be written."""
+    write_file(search.folder / _TABLE, _table(study, search).encode())
+    if not in_state(study, TrialState.COMPLETE):
+        return Report(None, "", (_TABLE,))
+    pictures = _write_pictures(study, search.folder)
+    best = study.best_trial
+    write_file(search.folder / _BEST, _best_experiment(best, search, len(study.get_trials())).encode())
+    words = ["rl-lab", "train", str(search.folder / _BEST)]
+    name = search.experiment.agent.name
+    return Report(
+        best, shlex.join([*words, *(["--agent", name] if name.endswith(".py") else [])]), (_TABLE, *pictures, _BEST)
+    )
+
+
+def _table(study: Study, search: Search) -> str:
+    """All trials as CSV, with their exact settings."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["trial", "state", "iterations", "score", *search.ranges, "reason"])
+    for trial in study.get_trials():
+        score = next(reversed(trial.intermediate_values.values()), "")
+        settings = [trial.params[key] for key in search.ranges]
+        row = [trial.number, STATES[trial.state.name], len(trial.intermediate_values), score, *settings]
+        writer.writerow([*row, trial.user_attrs.get(REASON, "")])
+    return text.getvalue()
+
+
+def _best_experiment(best: FrozenTrial, search: Search, trials: int) -> str:
+    """The best trial's experiment, under a name of its own and with a seed that it was not chosen by."""
+    tune = search.tune
+    seed = next(seed for seed in itertools.count() if seed not in tune.seeds)
+    run = tune.runs_of(best.params, Path(), search.agent_files, suffix=f"-tuned-{tune.name}")[0]
+    config = dataclasses.replace(run.config, seed=seed).to_toml()
+    seeds = ", ".join(map(str, tune.seeds))
+    return (
+        f"# Trial {best.number} of the tune {tune.name}, the best of {trials}: human-normalized {best.value:.3f}, the "
+        f"mean of {len(search.base)} runs.\n"
+        f"# That is no result: the seeds {seeds} chose the settings. Train other seeds for one.\n{config}"
+    )
+
+
+def _write_pictures(study: Study, folder: Path) -> list[str]:
+    """Optuna's pictures."""
+    drawings: dict[str, Callable[[], object]] = {
+        "history.png": lambda: plot_optimization_history(study, target_name=_SCORE),
+        "slices.png": lambda: plot_slice(study, target_name=_SCORE),
+    }
+    if len(in_state(study, TrialState.COMPLETE)) >= LEAST_FOR_IMPORTANCES:
+        drawings[IMPORTANCES] = lambda: plot_param_importances(study, target_name=_SCORE)
+    for name, draw in drawings.items():
+        with _drawing():
+            draw()
+            picture = io.BytesIO()
+            pyplot.gcf().savefig(picture, format="png", dpi=150, bbox_inches="tight")
+        write_file(folder / name, picture.getvalue())
+    return list(drawings)
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Optuna draws with pyplot, in a style that it sets for good: here both end with the picture."""
+    backend = matplotlib.get_backend()
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # all of its pictures with matplotlib are
+        # Of a slice in which all trials have one value.
+        warnings.filterwarnings("ignore", "Attempting to set identical low and high xlims")
+        pyplot.switch_backend("agg")
+        try:
+            yield
+        finally:
+            pyplot.close()
+            pyplot.switch_backend(backend)

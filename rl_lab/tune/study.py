@@ -1,0 +1,159 @@
+"""The study of a search, kept by Optuna in SQLite: what was tried, what it came to, and what is tried next.
+
+What the sampler draws for trial n depends on its seed, on n and on the trials before alone: no generator's state is
+lost when the process ends. A trial is written with all its settings in one transaction, or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.exceptions import StorageInternalError
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import TPESampler
+from optuna.storages import RDBStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy import URL
+from sqlalchemy.exc import DatabaseError
+
+from rl_lab.errors import LabError
+from rl_lab.records import TUNE_MARK
+from rl_lab.seeding import integer_seed
+from rl_lab.tune.plan import REASON, Search
+from rl_lab.tune.pruning import HalvingPruning, MedianPruning, NoPruning, Pruning
+from rl_lab.tune.ranges import Choices, Interval, Range
+
+_DATABASE = "study.db"
+_DEFINITION = "definition"
+
+
+def exists(search: Search) -> bool:
+    """Whether the search has begun."""
+    return (search.folder / _DATABASE).exists()
+
+
+def open_study(search: Search) -> Study:
+    """The study in the search's folder, which is there; a new one where there is none.
+
+    LabError where the folder has another search's, or what is none.
+    """
+    path = search.folder / _DATABASE
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # the command says what happens
+    if not path.exists():
+        mark = {"tune": search.tune.name, "seeds": search.tune.seeds}
+        (search.folder / TUNE_MARK).write_text(json.dumps(mark))
+    try:
+        study = optuna.create_study(
+            storage=RDBStorage(URL.create("sqlite", database=str(path)).render_as_string()),
+            study_name=search.tune.name,
+            direction="maximize",
+            pruner=_pruner(search.tune.pruning),
+            load_if_exists=True,
+        )
+    except (DatabaseError, StorageInternalError, RuntimeError) as error:  # RuntimeError: made by another Optuna
+        reason = str(error).splitlines()[0]
+        raise LabError(
+            f"{path} is no study that Optuna {optuna.__version__} can open: {reason}; move {search.folder} away, or "
+            "use another --runs"
+        ) from error
+    now = json.loads(json.dumps(search.definition()))
+    if _DEFINITION not in study.user_attrs:  # new, or its process was killed here
+        study.set_user_attr(_DEFINITION, now)
+    _require_same(study.user_attrs[_DEFINITION], now, search.folder)
+    return study
+
+
+def begin_trial(study: Study, search: Search) -> FrozenTrial:
+    """The next trial, with settings that the sampler has drawn."""
+    before = study.get_trials()
+    distributions = {key: _distribution(values) for key, values in search.ranges.items()}
+    seed = integer_seed(search.tune.sampler_seed, "sampler", len(before))
+    # Asked of a copy in memory: the study itself would write the settings one by one.
+    copy = optuna.create_study(
+        direction="maximize", sampler=TPESampler(n_startup_trials=search.tune.random_trials, seed=seed)
+    )
+    copy.add_trials(before)
+    drawn = copy.ask(distributions).params
+    study.add_trial(create_trial(state=TrialState.RUNNING, params=drawn, distributions=distributions))
+    return study.get_trials()[-1]
+
+
+def tell(study: Study, trial: FrozenTrial, scores: Sequence[float], iterations: int) -> FrozenTrial:
+    """Tell the trial's score after each of its iterations so far; at the last one of `iterations` it is finished.
+
+    Before that, it is given up if the pruner says so.
+    """
+    # Optuna has no public way back to a trial that another process began.
+    live = Trial(study, trial._trial_id)
+    for iteration, score in enumerate(scores, start=1):
+        if iteration not in trial.intermediate_values:
+            live.report(score, iteration)
+    if len(scores) == iterations:
+        return study.tell(live, scores[-1])
+    if live.should_prune():
+        return study.tell(live, state=TrialState.PRUNED)
+    return study.get_trials()[trial.number]
+
+
+def fail(study: Study, trial: FrozenTrial, reason: str) -> FrozenTrial:
+    """Tell that the trial has no score, and why."""
+    live = Trial(study, trial._trial_id)
+    live.set_user_attr(REASON, reason)
+    return study.tell(live, state=TrialState.FAIL)
+
+
+def in_state(study: Study, state: TrialState) -> list[FrozenTrial]:
+    """The trials in that state, in their order."""
+    return study.get_trials(states=(state,))
+
+
+def _require_same(was: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """LabError unless all trials of the study are trials of this search."""
+    for key in dict.fromkeys(chain(now, was)):
+        if was.get(key) == now.get(key):
+            continue
+        what = f"{key} was {was.get(key)} and is {now.get(key)}"
+        if isinstance(now.get(key), dict):
+            parts = {part: (was[key].get(part), now[key].get(part)) for part in {**was[key], **now[key]}}
+            part, (before, after) = next((part, values) for part, values in parts.items() if values[0] != values[1])
+            what = f"{key}.{part} was {before} and is {after}"
+        elif key == "experiment":
+            lines = zip(was[key].splitlines(), now[key].splitlines(), strict=False)
+            what = next((f"{old!r} was {new!r}" for new, old in lines if old != new), "the experiment was another")
+        raise LabError(
+            f"{folder} has the study of another search ({what}); give the tune another name, use another --runs, or "
+            "move it away"
+        )
+
+
+def _distribution(values: Range) -> BaseDistribution:
+    match values:
+        case Choices():
+            return CategoricalDistribution(values.choices)
+        case Interval() if isinstance(values.low, int) and isinstance(values.high, int):
+            return IntDistribution(values.low, values.high, log=values.log, step=int(values.step or 1))
+        case Interval():
+            return FloatDistribution(values.low, values.high, log=values.log, step=values.step)
+
+
+def _pruner(pruning: Pruning) -> BasePruner:
+    match pruning:
+        case MedianPruning():
+            # Optuna's steps are iterations, from 1 on, and its warm-up ends before the step of that number.
+            return MedianPruner(pruning.startup_trials, pruning.warmup_iterations + 1)
+        case HalvingPruning():
+            return SuccessiveHalvingPruner(pruning.first_iteration, pruning.reduction_factor)
+        case NoPruning():
+            return NopPruner()
