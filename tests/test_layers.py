@@ -44,6 +44,7 @@ LAYERS = (
     {"tune"},
     {"cli"},
 )
+USES_RAY = {"apex/cluster.py", "apex/processes.py", "sweep/ray_cluster.py", "sweep/ray_pool.py"}
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -86,22 +87,12 @@ def test_only_sb3_imports_stable_baselines3_and_no_algorithm_of_it_and_only_atar
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_only_one_place_imports_what_may_be_missing(path: Path) -> None:
+def test_only_their_places_import_what_may_be_missing(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported_modules(path)}
     assert not roots & {"av", "tkinter"} or layer(path) == "viewing"
-    assert "ray" not in roots or path.stem.startswith("ray_")
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_only_the_processes_of_apex_import_ray(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imported_modules(path)}
-    assert "ray" not in roots or path.relative_to(PACKAGE).as_posix() in ("apex/cluster.py", "apex/processes.py")
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
-def test_only_the_tune_imports_optuna(path: Path) -> None:
-    roots = {name.split(".")[0] for name in imported_modules(path)}
+    assert "ray" not in roots or path.relative_to(PACKAGE).as_posix() in USES_RAY
     assert not roots & {"optuna", "sqlalchemy"} or layer(path) == "tune"
+    assert "submitit" not in roots or path.relative_to(PACKAGE).as_posix() == "sweep/slurm.py"
 
 
 def test_our_dqn_never_imports_stable_baselines3() -> None:
