@@ -91,7 +91,6 @@ def test_only_their_places_import_what_may_be_missing(path: Path) -> None:
     roots = {name.split(".")[0] for name in imported_modules(path)}
     assert not roots & {"av", "tkinter"} or layer(path) == "viewing"
     assert "ray" not in roots or path.relative_to(PACKAGE).as_posix() in USES_RAY
-    assert not roots & {"optuna", "sqlalchemy"} or layer(path) == "tune"
     assert "submitit" not in roots or path.relative_to(PACKAGE).as_posix() == "sweep/slurm.py"
 
 

@@ -62,9 +62,10 @@ def _table(study: Study, search: Search) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["trial", "state", "iterations", "score", *search.ranges, "reason"])
     for trial in study.get_trials():
-        score = next(reversed(trial.intermediate_values.values()), "")
+        iterations = len(trial.intermediate_values)
+        score = trial.intermediate_values.get(iterations, "")
         settings = [trial.params[key] for key in search.ranges]
-        row = [trial.number, STATES[trial.state.name], len(trial.intermediate_values), score, *settings]
+        row = [trial.number, STATES[trial.state.name], iterations, score, *settings]
         writer.writerow([*row, trial.user_attrs.get(REASON, "")])
     return text.getvalue()
 
