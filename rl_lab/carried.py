@@ -65,7 +65,8 @@ def snapshot(run: Path) -> Snapshot:
     # Looked at first: what they name of the records is there by then.
     manifests = {path.name: path / "manifest.json" for path in checkpoints(run) if path.suffix == ""}
     digests = {name: digest for name, path in manifests.items() if (digest := _digest(path)) is not None}
-    sizes = {name: (run / name).stat().st_size for name in _growing(run)}
+    growing = (*(name for name in RECORDS if (run / name).exists()), *_events(run))
+    sizes = {name: (run / name).stat().st_size for name in growing}
     texts = {name: (run / name).read_text(encoding="utf-8") for name in _TEXTS if (run / name).exists()}
     return Snapshot(texts, sizes, digests)
 
@@ -81,7 +82,7 @@ class CarriedRun:
         self._storage = storage
         self._lock = RunLock(directory)
         self._sizes: dict[str, int] = {}
-        """What is here of the files that grow, and the same there."""
+        """Of the files that grow: up to there both machines have the same."""
         self._texts: dict[str, str] = {}
         self._manifests: dict[str, str] = {}
 
@@ -92,6 +93,7 @@ class CarriedRun:
         except BaseException:
             self._lock.release()
             raise
+        self._sizes = dict.fromkeys(_events(self._directory), 0)  # there, they are empty: see `files`
         segments = {} if self._checkpoint is None else read_manifest(self._checkpoint).segments
         self._writer = CheckpointWriter(self._directory, self._storage, segments)
         return self
@@ -113,7 +115,7 @@ class CarriedRun:
             names += [f"segments/{name}" for name in manifest.segments]
         yield from ((name, self._directory / name) for name in names)
         # Event files are never read, but numbered on from those that are there.
-        yield from ((name, None) for name in _growing(self._directory) if name not in RECORDS)
+        yield from ((name, None) for name in _events(self._directory))
 
     def take(self, seen: Snapshot, read: Reader) -> None:
         """Bring the run here to what it is there, or, where that changes meanwhile, nearer to it."""
@@ -124,8 +126,8 @@ class CarriedRun:
         for name, size in seen.sizes.items():
             self._grow(name, size, read)
         for name, digest in seen.checkpoints.items():
-            if self._manifests.get(name) != digest:
-                self._take_checkpoint(name, digest, read)
+            if self._manifests.get(name) != digest and not self._take_checkpoint(name, digest, read):
+                break  # one that is saved after a newer one would take that one's segments for old
         if _STATUS in seen.texts:
             self._replace(_STATUS, seen.texts[_STATUS])
 
@@ -164,23 +166,23 @@ class CarriedRun:
 
     def _grow(self, name: str, size: int, read: Reader) -> None:
         """Add what is new; what was here before this try is replaced, for it may have been cut back there."""
-        path, known = self._directory / name, self._sizes.get(name, 0)
+        path, known = self._directory / name, self._sizes.get(name)
         if size == known:
             return
         path.parent.mkdir(exist_ok=True)
-        is_new = known == 0 and path.exists()
-        place = path.with_name(f"{path.name}.new") if is_new else path
-        with RecordFile(place, "wb" if is_new else "ab") as file:
+        replaces, known = known is None and path.exists(), known or 0
+        place = path.with_name(f"{path.name}.new") if replaces else path
+        with RecordFile(place, "wb" if replaces else "ab") as file:
             for piece in _pieces(name, known, size, read):
                 file.write(piece)
                 known += len(piece)
-        if place != path:
+        if replaces:
             self._storage.sync(place)
             place.replace(path)
         self._sizes[name] = known
 
-    def _take_checkpoint(self, name: str, digest: str, read: Reader) -> None:
-        """Write it as it is there, if it is there long enough."""
+    def _take_checkpoint(self, name: str, digest: str, read: Reader) -> bool:
+        """Write it as it is there; False if it was not there long enough."""
         folder = f"checkpoints/{name}"
         try:
             data = _whole(f"{folder}/manifest.json", None, read)
@@ -195,8 +197,9 @@ class CarriedRun:
                 self._storage.sync(self._directory / record)
             self._writer.save(int(name), files, segments)
         except _GoneError:  # a newer one has taken its place: that is in the next snapshot
-            return
+            return False
         self._manifests[name] = digest
+        return True
 
 
 class _GoneError(Exception):
@@ -223,10 +226,9 @@ def _pieces(name: str, start: int, end: int | None, read: Reader) -> Iterator[by
         start += len(piece)
 
 
-def _growing(run: Path) -> list[str]:
-    """Names of the records and event files that are there."""
-    found = (path.relative_to(run).as_posix() for path in run.glob("**/events.out.tfevents.*"))
-    return [*(name for name in RECORDS if (run / name).exists()), *sorted(found)]
+def _events(run: Path) -> list[str]:
+    """Names of the event files that are there."""
+    return sorted(path.relative_to(run).as_posix() for path in run.glob("**/events.out.tfevents.*"))
 
 
 def _digest(path: Path) -> str | None:

@@ -22,6 +22,7 @@ from rl_lab.curves import Progress
 from rl_lab.errors import LabError
 from rl_lab.lock import RunLock
 from rl_lab.position import Position
+from rl_lab.provenance import software
 from rl_lab.records import read_status
 from rl_lab.storage import Storage
 from rl_lab.sweep.workplace import LOG, Workplace
@@ -193,7 +194,7 @@ def test_what_is_replaced_while_it_is_read_is_taken_the_next_time() -> None:
     with CarriedRun(Path("other"), Storage()) as carried, pytest.raises(GoneError):
         elsewhere.make(carried)
     for at in range(1, 12):
-        for answer in (lambda data: None, lambda data: b"x" * len(data or b"")):
+        for answer in (lambda data: None, lambda data: b"x" + (data or b"")):
             shutil.rmtree(HERE, ignore_errors=True)
             with CarriedRun(HERE, Storage()) as carried:
                 carried.take(snapshot(elsewhere.run), broken(at, answer))
@@ -218,10 +219,11 @@ WORDS = ("train", "config.toml", "--runs", "runs")
 def test_a_workplace_makes_a_run_that_stops_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     workplace = Workplace(directory(CONFIG, Path("runs")).as_posix())
+    assert workplace.about()[1] == software()
     workplace.write("config.toml", crash_experiment(100_000).to_toml().encode())
     workplace.start(WORDS)
     deadline = time.monotonic() + _DEADLINE_SECONDS
-    while (look := workplace.look(0.1)).seen is None or "metrics.jsonl" not in look.seen.sizes:
+    while (look := workplace.look(0.1)).seen is None or not look.seen.sizes.get("metrics.jsonl"):
         assert look.status is None, workplace.read(LOG, 0, 10_000)
         assert time.monotonic() < deadline
     workplace.terminate()
