@@ -40,9 +40,9 @@ def test_every_command_of_the_readme_parses(
     assert len(commands) >= 4
     for command in commands:
         words = shlex.split(command.partition(" > ")[0], comments=True)[1:]
-        if "--resume" in words:  # there is no such run here
+        if "--resume" in words or words[1].startswith("runs/"):  # there is no such file here
             assert main(words) == 2
-            assert "config.toml" in capsys.readouterr().err
+            assert ".toml" in capsys.readouterr().err
         elif "bandit.py" not in words:
             assert main([*words, "--dry-run"]) == 0, command
 
