@@ -157,6 +157,7 @@ def _require_same_software_everywhere() -> None:
 
 
 def require_same_software(node: str, theirs: Mapping[str, str]) -> None:
+    """LabError with the first thing that differs: the node's results might, too."""
     for name, version in software().items():
         if theirs.get(name) != version:
             raise LabError(
