@@ -166,7 +166,7 @@ def require_same_software(node: str, theirs: Mapping[str, str]) -> None:
 
 
 def last_words(error: RayError) -> str:
-    """The last line, where the cause is."""
+    """The first sentence of the last line, where the cause is; what follows is advice."""
     if isinstance(error, RayTaskError):
         return one_line(f"{type(error.cause).__name__}: {error.cause}")
-    return one_line(str(error).strip().splitlines()[-1].strip())
+    return one_line(str(error).strip().splitlines()[-1].strip().partition(". ")[0])
