@@ -56,7 +56,8 @@ _WAIT_SECONDS = 0.5
 class ApexDQNConfig(AgentConfig):
     """Hyperparameters of Ape-X DQN. The defaults are the paper's, but for the number of actors.
 
-    num_games, of the experiment, are those of each actor.
+    num_games, of the experiment, are those of each actor. Training returns are of all actors, whatever their epsilon;
+    episodes.jsonl tells them apart by game_index, which counts the games of actor 0 first.
     """
 
     repeatable: ClassVar[bool] = False
@@ -307,11 +308,14 @@ class ApexDQN(Agent):
     def _order(self, cluster: Cluster, env: AtariVectorEnv, steps: int) -> None:
         """Ask idle actors for steps, within the budget, and shards for batches."""
         config, num_games = self.config, env.num_games
+        under_way = cluster.steps_under_way
         for actor in cluster.idle_actors():
-            rounds_left = (steps - env.steps - cluster.steps_under_way) // num_games
-            if rounds_left == 0 or not self._may_play(cluster):
+            rounds_left = (steps - env.steps - under_way) // num_games
+            if rounds_left == 0 or not self._may_play(cluster, under_way):
                 break
-            cluster.play(actor, min(max(config.chunk_steps // num_games, 1), rounds_left), num_games)
+            num_rounds = min(max(config.chunk_steps // num_games, 1), rounds_left)
+            cluster.play(actor, num_rounds, num_games)
+            under_way += num_rounds * num_games
         if self._can_learn(cluster):
             for _ in range(cluster.num_requested, config.prefetch_batches):
                 cluster.request(config.batch_size)
@@ -343,14 +347,14 @@ class ApexDQN(Agent):
         """Whether updates are due that the actors have not waited for."""
         return self.config.steps_per_update > 0 and self._may_learn(cluster)
 
-    def _may_play(self, cluster: Cluster) -> bool:
-        """Whether an actor may play on: not where the learner is too far behind."""
+    def _may_play(self, cluster: Cluster, under_way: int) -> bool:
+        """Whether an actor may play on, with so many steps under way: not where the learner is too far behind."""
         config = self.config
         if config.steps_per_update == 0 or not self._can_learn(cluster):
             return True
         # All actors may be at work on two chunks each, or they would wait for each other.
         most_ahead = max(config.steps_per_update, 2.0 * config.actors * config.chunk_steps)
-        return self._steps_ahead + cluster.steps_under_way <= most_ahead
+        return self._steps_ahead + under_way <= most_ahead
 
     @property
     def _steps_ahead(self) -> float:
@@ -390,6 +394,7 @@ class ApexDQN(Agent):
         return [
             ShardSettings(
                 shard=shard,
+                num_actors=len(range(shard, config.actors, config.shards)),
                 capacity_per_actor=-(-config.replay_capacity // config.actors),
                 discount=config.discount,
                 n_step=config.n_step,

@@ -114,7 +114,7 @@ class MadeUpActor:
 
 
 def new_shard(capacity_per_actor: int = 100, priority_exponent: float = 1.0) -> Shard:
-    return Shard(ShardSettings(0, capacity_per_actor, DISCOUNT, N_STEP, "raw", priority_exponent, seed=0))
+    return Shard(ShardSettings(0, 2, capacity_per_actor, DISCOUNT, N_STEP, "raw", priority_exponent, seed=0))
 
 
 @given(st.integers(0, 2**32), st.sampled_from([NUM_GAMES, 10, 100]))

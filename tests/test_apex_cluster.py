@@ -125,29 +125,36 @@ def test_a_run_trains_is_evaluated_and_goes_on(cluster: tuple[str, psutil.Proces
 def test_a_killed_actor_and_a_killed_shard_are_replaced(cluster: tuple[str, psutil.Process], tmp_path: Path) -> None:
     address, root = cluster
     agent = tiny_apex(ray=address)
-    config = write_config(tmp_path, agent=agent, total_steps=2_000, iteration_steps=2_000, log_every_steps=50)
+    config = write_config(tmp_path, agent=agent, total_steps=1_000, iteration_steps=1_000, log_every_steps=50)
     run = tmp_path / "Breakout" / "tiny" / "seed-0"
     with started(*RL_LAB, "train", config, "--runs", tmp_path) as process:
-        for points, victim in ((4, "ActorProcess"), (12, "ShardProcess")):
+        for points, victim in ((3, "ActorProcess"), (8, "ShardProcess")):
             wait_until(lambda points=points: has_lines(run / "metrics.jsonl", points), process)  # type: ignore[misc]
             processes_of(victim, root)[0].kill()
         status, _, errors = ended(process)
     assert status == 0, errors
     told = [line.partition(" was lost")[0] for line in errors.splitlines()]
     assert [line.rpartition(" ")[0] for line in told] == ["rl-lab: actor", "rl-lab: shard"]
-    assert read_status(run).steps == 2_000
+    assert read_status(run).steps == 1_000
     assert read_metrics(run)[-1]["apex/replaced_processes"] == 2
-    assert read_counters(run)["updates"] >= 100
-    assert sum(record["length_frames"] for record in read_records(run / "episodes.jsonl")) <= 4 * 2_000
+    assert read_counters(run)["updates"] >= 50
+    assert sum(record["length_frames"] for record in read_records(run / "episodes.jsonl")) <= 4 * 1_000
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"actors": 6}, f"has {CORES} CPUs, and 8 actors and shards with a learner need 9"),
+        ({"replay_capacity": 10**12}, "a replay shard of 1 actors needs 3536500.0 GB"),
+    ],
+)
 def test_a_cluster_that_is_too_small_is_refused_before_the_first_frame(
-    cluster: tuple[str, psutil.Process], tmp_path: Path
+    cluster: tuple[str, psutil.Process], changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    config = write_config(tmp_path, agent=tiny_apex(ray=cluster[0], actors=6))
+    config = write_config(tmp_path, agent=tiny_apex(ray=cluster[0], **changes))
     refused = rl_lab("train", config, "--runs", tmp_path / "runs")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert f"has {CORES} CPUs, and 8 actors and shards with a learner need 9" in refused.stderr
+    assert message in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
@@ -187,7 +194,28 @@ def test_ctrl_c_stops_a_run_of_its_own_cluster_and_leaves_no_process(tmp_path: P
         process.send_signal(signal.SIGINT)
         status, output, _ = ended(process)
     assert status == ResumableError.exit_status
-    assert "nothing is lost" in output
+    assert f"the last checkpoint is at {read_counters(run)['steps']:,} agent steps: nothing is lost" in output
     _, left = psutil.wait_procs(others, timeout=_DEADLINE_SECONDS)
     assert not left
-    assert read_status(run).steps == read_counters(run)["steps"]
+
+
+BENCH = """
+import sys
+from rl_lab.benchmarks import apex
+from rl_lab.cli.main import main
+
+apex._ACTORS = (1,)
+sys.exit(main(["bench", "apex", "--steps", "192", "--repetitions", "1", "--threads", "1", "--json"]))
+"""
+
+
+def test_the_bench_reports_rates_and_bytes() -> None:
+    with started(sys.executable, "-c", BENCH) as process:
+        status, output, errors = ended(process)
+    assert status == 0, errors
+    rows = json.loads(output)["rows"]
+    assert {"1 actor: acting", "1 actor: learning", "256 actors: into the replay"} <= rows.keys()
+    assert all(value > 0 for row in rows.values() for value in row["values"])
+    # Two observations of four frames are 56 kB, and one frame 7 kB, as they are.
+    assert rows["a transition of Pong, to the learner"]["values"][0] < 10_000
+    assert rows["a transition of Pong, into the replay"]["values"][0] < 1_000

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayTaskError
 
 from rl_lab.apex.acting import ActorSettings, Played
 from rl_lab.apex.processes import LOST, ActorProcess, Report, ShardProcess, connect
@@ -222,6 +223,8 @@ class Cluster:
             )
         try:
             ray.get(ready)
+        except RayTaskError as error:
+            raise error.cause from error
         except LOST as error:
             raise LabError(f"an actor or shard died as it began: {error}") from error
 

@@ -17,13 +17,15 @@ from rl_lab.apex.acting import Actor, ActorSettings, Played
 from rl_lab.apex.shard import Holding, Shard
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.errors import LabError
-from rl_lab.system import use_machine
+from rl_lab.system import require_memory, use_machine
 
 LOCAL = "local"
 """In place of an address: a cluster of this machine alone, for this run alone."""
 LOST = (RayActorError, ObjectLostError)
 """What Ray raises for a process that is gone."""
 _ANSWER_SECONDS = 10
+_PROCESS_BYTES = 300 << 20
+"""Of one that has loaded torch, beside its replay."""
 
 
 class Report(NamedTuple):
@@ -73,7 +75,11 @@ class ShardProcess(Shard):
     """A shard in a process of its own."""
 
     def ready(self) -> None:
-        """Answers once the process is up."""
+        """Answers once the process is up; LabError where its machine has too little memory."""
+        what = f"a replay shard of {self._settings.num_actors} actors"
+        require_memory(
+            self._settings.nbytes, what, "use --agent.replay-capacity, or more --agent.shards on more machines"
+        )
 
 
 def connect(address: str, num_processes: int, object_store_bytes: int) -> None:
@@ -87,6 +93,7 @@ def connect(address: str, num_processes: int, object_store_bytes: int) -> None:
     join = functools.partial(ray.init, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if address == LOCAL:
         # Processes share this machine's cores, however many these are.
+        require_memory(num_processes * _PROCESS_BYTES, f"{num_processes} actors and shards", "use fewer --agent.actors")
         join(LOCAL, num_cpus=num_processes, num_gpus=0, object_store_memory=object_store_bytes)
         return
     try:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rl_lab.apex.chunk import Chunk
+from rl_lab.atari.vector_env import OBSERVATION_SHAPE
 from rl_lab.replay import Batch, PrioritizedReplayMemory
-from rl_lab.replay.frames import compress, decompress
+from rl_lab.replay.frames import bytes_per_frame, compress, decompress
 from rl_lab.seeding import generator
 
 
@@ -38,6 +39,8 @@ class ShardSettings:
     """All that a shard is, besides what it is sent."""
 
     shard: int
+    num_actors: int
+    """Those that send to it."""
     capacity_per_actor: int
     discount: float
     n_step: int
@@ -45,6 +48,12 @@ class ShardSettings:
     priority_exponent: float
     seed: int
     """The root seed."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the shard comes to fill."""
+        per_step = bytes_per_frame(self.storage, OBSERVATION_SHAPE[1:]) + PrioritizedReplayMemory.bytes_per_step
+        return self.num_actors * self.capacity_per_actor * per_step
 
 
 class Holding(NamedTuple):

@@ -8,6 +8,7 @@
   memory      what a million compressed transitions take, game by game
   checkpoint  saving and loading a run with a million transitions
   scale       the cost of a step by replay size, parallel games and concurrent runs
+  apex        distributed acting by number of actors, and what it sends (needs Ray: pip install 'rl-lab[ray]')
 
 What is compared takes turns in one run: ratios can be trusted, rates hold for this machine in this hour.
 """
@@ -26,7 +27,7 @@ from rl_lab.errors import LabError
 from rl_lab.provenance import processor_name
 from rl_lab.system import use_machine
 
-SUITES = ("train", "update", "act", "env", "replay", "memory", "checkpoint", "scale")
+SUITES = ("train", "update", "act", "env", "replay", "memory", "checkpoint", "scale", "apex")
 _STEPS_MULTIPLE = 64
 _LEAST_STEPS = 192
 _LEAST_TRANSITIONS = 10_000
