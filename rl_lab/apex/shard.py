@@ -176,7 +176,9 @@ class _Stream:
         self._next_frames: NDArray[np.uint8] | None = None
 
     def add(self, chunk: Chunk) -> None:
-        """The next steps of the stream, or the first of the next one."""
+        """The next steps of the stream, or the first of the next one; what an actor sent before its end may be late."""
+        if chunk.stream < self._stream:
+            return
         if chunk.stream != self._stream:
             assert self._next_frames is not None
             self.memory.cut(self._next_frames)
