@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RayError
 
 from rl_lab.apex.acting import Actor, ActorSettings, Played
 from rl_lab.apex.shard import Holding, Shard
@@ -99,7 +99,7 @@ def connect(address: str, num_processes: int, object_store_bytes: int) -> None:
     try:
         _require_answer(address)
         join(address)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, RayError) as error:
         raise LabError(
             f"no Ray cluster answers at {address!r} ({error}); start one with `ray start --head` and give its address, "
             f"as host:port or auto, or use --agent.ray {LOCAL}"
