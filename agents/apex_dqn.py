@@ -329,7 +329,7 @@ class ApexDQN(Agent):
                 self._idle_steps += played.actions.size
             if log.due():
                 log(self._metrics(cluster))
-                if self._updates:
+                if self._last_loss is not None:  # after a resume there are updates, and none that was seen
                     require_finite_weights(self._weights.values)
                     warn_of_divergence(
                         self._last_q_values, reward_clip=env.protocol.reward_clip, discount=self.config.discount
