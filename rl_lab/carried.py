@@ -124,7 +124,10 @@ class CarriedRun:
         for name in seen.texts.keys() - {_STATUS}:
             self._replace(name, seen.texts[name])
         for name, size in seen.sizes.items():
-            self._grow(name, size, read)
+            try:
+                self._grow(name, size, read)
+            except _GoneError:
+                raise LabError(f"{name} has vanished on the machine that makes the run") from None
         for name, digest in seen.checkpoints.items():
             if self._manifests.get(name) != digest and not self._take_checkpoint(name, digest, read):
                 break  # one that is saved after a newer one would take that one's segments for old
@@ -228,7 +231,9 @@ def _pieces(name: str, start: int, end: int | None, read: Reader) -> Iterator[by
 
 def _events(run: Path) -> list[str]:
     """Names of the event files that are there."""
-    return sorted(path.relative_to(run).as_posix() for path in run.glob("**/events.out.tfevents.*"))
+    # Not below checkpoints/, where folders come and go: pathlib fails at one that goes as it looks.
+    found = [*run.glob("events.out.tfevents.*"), *run.glob("by-time/events.out.tfevents.*")]
+    return sorted(path.relative_to(run).as_posix() for path in found)
 
 
 def _digest(path: Path) -> str | None:

@@ -17,8 +17,9 @@ for index in range(int(count[1]) + 1 if count else 1):
     of_array = {"SLURM_ARRAY_JOB_ID": str(number), "SLURM_ARRAY_TASK_ID": str(index)} if count else {}
     name = f"{number}_{index}" if count else str(number)
     open(f"queue/{name}", "w").close()
+    started = "timeout 400 bash -c 'until [ -e start ]; do sleep 0.05; done'"
     subprocess.Popen(
-        ["bash", "-c", f"until [ -e start ]; do sleep 0.05; done; bash {sys.argv[1]}; rm queue/{name}"],
+        ["bash", "-c", f"{started} && bash {sys.argv[1]}; rm queue/{name}"],
         env={**os.environ, **of_array, "SLURM_JOB_ID": str(number)},
         stdin=subprocess.DEVNULL, stdout=open(f"output-{name}", "w"), stderr=subprocess.STDOUT,
     )

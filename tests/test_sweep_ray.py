@@ -150,7 +150,7 @@ def test_runs_whose_node_dies_go_on_elsewhere_and_all_come_to_the_same_bytes(
     watcher = Watcher(kill_a_node)
     with joined(cluster.address):
         executor = RayExecutor(plan, None)
-        assert executor.room() == 2
+        assert executor.room(plan) == 2
         outcome = Pool(plan, executor, Path("logs"), watcher, 0).run()
     assert (outcome.finished, outcome.failures, outcome.stop_signal) == (2, (), 0)
     # On a busy machine Ray may take another node for dead as well, whose heart beats too slowly.

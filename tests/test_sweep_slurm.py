@@ -89,8 +89,8 @@ def test_a_job_at_its_limit_leaves_a_checkpoint_and_goes_on_from_there_to_the_sa
     (job,) = submit(executor, [run], main)
     wait_for(lambda: has_lines(run.directory / "metrics.jsonl", 2), "logs/*_log.*")
     (task,) = psutil.Process(int(job.job_id)).children()
-    for _ in range(2):  # as some clusters do
-        task.send_signal(signal.SIGUSR2)
+    for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGUSR2):  # as clusters do
+        task.send_signal(number)
     # The controller of submitit starts the task anew, in the same job.
     wait_for(lambda: (run.directory / "provenance.json").read_text().count("at_steps") == 1, "logs/*_log.*")
     Path("obstacle").unlink()
@@ -136,10 +136,18 @@ def test_jobs_that_died_are_submitted_again_and_no_others(
     folders = [str(run.directory.relative_to("runs")) for run in planned()]
     (runs / "slurm.json").write_text(json.dumps({"jobs": {"7_0": folders[0], "7_1": folders[1]}}))
     Path("queue", "7_1").touch()
-    assert sweep("--dry-run") == 0
-    shown = capfd.readouterr().out
-    assert shown.startswith("1 of 2 runs wait or run as jobs of Slurm, such as 7_1\nsweep tiny: 1 runs in runs")
-    assert "--array" not in shown
+    assert sweep() == 0
+    assert capfd.readouterr().out.startswith(
+        "1 of 2 runs wait or run as jobs of Slurm, such as 7_1\nsweep tiny: 1 runs in runs"
+    )
+    assert json.loads((runs / "slurm.json").read_text())["jobs"] == {
+        "7_0": folders[0],
+        "7_1": folders[1],
+        "1": folders[0],
+    }
+    Path("start").touch()
+    wait_for(lambda: not Path("queue", "1").exists(), "output-*")
+    assert read_status(planned()[0].directory).state == "finished"
 
 
 def test_a_dry_run_shows_what_sbatch_would_be_given_without_a_slurm(capsys: pytest.CaptureFixture[str]) -> None:

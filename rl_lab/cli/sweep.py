@@ -4,11 +4,12 @@ SWEEP is a name from `rl-lab list sweeps` (such as smoke) or the path of a TOML 
 hours by a short measurement. Started again, a sweep does what is missing and nothing else: finished runs are left as
 they are, interrupted and failed ones go on from their checkpoints. Ctrl-C stops it so that nothing is lost.
 
-With --ray the runs are made by a Ray cluster that this machine is part of: --ray auto, or the address that `ray start
---head` printed; --ray local is this machine alone. Nodes need the same rl-lab, and share no folder: configs and agents'
-files are sent, records and checkpoints come back into --runs as they are made. A run has its threads' cores, the memory
-that was measured, and a GPU to itself where its device is cuda, or auto in a cluster with GPUs. When a node dies, its
-runs go on elsewhere. Needs `pip install 'rl-lab[ray]'`.
+With --ray (`pip install 'rl-lab[ray]'`) the runs are made by a Ray cluster that this machine is part of: --ray auto,
+or the address that `ray start --head` printed; --ray local is this machine alone. Nodes need the same rl-lab, and
+share no folder: configs and agents' files are sent, records and checkpoints come back into --runs as they are made. A
+run has its threads' cores, the memory that was measured, and a GPU to itself where its device is cuda, or auto in a
+cluster with GPUs. It is made in TMPDIR of the node's `ray start`: a disk with room for replays. When a node dies, its
+runs go on elsewhere.
 
 With --slurm a cluster makes the runs, in a folder that its machines share: `rl-lab sweep SWEEP --slurm partition=long
 timeout_min=600 --jobs 20`. --dry-run prints what sbatch would be given. Runs that wait or run there already are not
@@ -83,7 +84,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         measured = _measured(rests, options)
         if measured:
             executor.reserve(measured)
-        rests = _weighed(rests, measured, executor.room(), executor.free_memory_bytes(), options)
+        jobs = executor.room([rest.run for rest in rests])
+        rests = _weighed(rests, measured, jobs, executor.free_memory_bytes(), options)
         if options.dry_run:
             return 0
         again = shlex.join(["rl-lab", "sweep", *arguments])

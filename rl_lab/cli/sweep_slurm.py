@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.slurm import executor_here, script, submit
 from rl_lab.sweep.standing import rest_of
 from rl_lab.sweep.submitted import queued_jobs, remember
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def without_queued(runs: Path, plan: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -37,8 +40,13 @@ def submit_sweep(runs: Path, sweep: tuple[str, str], rest: Sequence[PlannedRun],
         if queued_jobs(runs, rest):
             raise LabError(f"another process has submitted runs of {name} just now; start again to see what is left")
         rest_of(rest)  # a run may have begun while this one measured
-        jobs = submit(executor_here(logs, asked), rest, rl_lab)
-        remember(runs, name, {job.job_id: run for job, run in zip(jobs, rest, strict=True)})
+        # Nothing may come between: jobs that nobody knows of would be submitted a second time.
+        waiting = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            jobs = submit(executor_here(logs, asked), rest, rl_lab)
+            remember(runs, name, {job.job_id: run for job, run in zip(jobs, rest, strict=True)})
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, waiting)
     first = jobs[0].job_id
     print(
         f"submitted:  job {first.partition('_')[0]}, {len(jobs):,} runs\n"

@@ -107,8 +107,8 @@ class Executor(Protocol):
     def reserve(self, measured: Mapping[str, Measurement]) -> None:
         """What runs need, by experiment; LabError where there is too little for one, or for as many as asked for."""
 
-    def room(self) -> int:
-        """For so many runs at once: it may change while they are made."""
+    def room(self, runs: Sequence[PlannedRun]) -> int:
+        """How many of these can be made at once: it may change while they are."""
 
     def free_memory_bytes(self) -> int:
         """For runs."""
@@ -132,7 +132,7 @@ class LocalProcesses:
         memory = [measured[run.config.name].memory_bytes for run in self._runs]
         self._jobs = jobs_that_fit(memory, self._asked, self.free_memory_bytes())
 
-    def room(self) -> int:
+    def room(self, runs: Sequence[PlannedRun]) -> int:
         """The same all the time."""
         return self._jobs
 
@@ -204,7 +204,7 @@ class Pool:
         self._waiting = deque(self.runs)
         with signals_to(self._note, _STOPPING), self._none_left_behind():
             while self._running or (self._waiting and not self._signals):
-                while self._waiting and len(self._running) < self.executor.room() and not self._signals:
+                while self._waiting and len(self._running) < self._room() and not self._signals:
                     self._start(self._waiting.popleft())
                 self._pass_signals_on()
                 self.watcher.on_look([child.run for child in self._running], len(self._waiting))
@@ -221,6 +221,10 @@ class Pool:
             stop_signal=0 if is_whole else last_signal,
             late_signal=last_signal if is_whole else 0,
         )
+
+    def _room(self) -> int:
+        """For so many of those that are not finished."""
+        return self.executor.room([*(child.run for child in self._running), *self._waiting])
 
     def _start(self, run: PlannedRun) -> None:
         log = self._log(run)

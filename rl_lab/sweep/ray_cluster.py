@@ -65,15 +65,15 @@ class Resources:
 
 
 def first_fit(nodes: Sequence[Resources], needs: Sequence[Resources]) -> int:
-    """How many of the needs, from the first on, the nodes have room for at once."""
-    free = list(nodes)
-    for count, need in enumerate(needs):
+    """How many of the needs the nodes have room for at once, where each in turn takes the first place that it fits."""
+    free, count = list(nodes), 0
+    for need in needs:
         rests = ((place, node.minus(need)) for place, node in enumerate(free))
         place, rest = next((found for found in rests if found[1].is_enough), (0, None))
-        if rest is None:
-            return count
-        free[place] = rest
-    return len(needs)
+        if rest is not None:
+            free[place] = rest
+            count += 1
+    return count
 
 
 @contextmanager

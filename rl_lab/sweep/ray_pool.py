@@ -22,7 +22,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from rl_lab.carried import PIECE_BYTES, CarriedRun
 from rl_lab.errors import LabError, ResumableError
@@ -33,6 +33,7 @@ from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.pool import End, Process
 from rl_lab.sweep.ray_cluster import Resources, first_fit, last_words, living_nodes, require_same_software
 from rl_lab.sweep.workplace import LOG, Look, Workplace
+from rl_lab.watchdog import how_it_ended
 
 _LOOK_SECONDS = 2.0
 _PLACE_SECONDS = 0.5
@@ -62,10 +63,11 @@ class RayExecutor:
             self._needs[directory] = Resources(need.cores, need.gpus, memory)
         self._require_room()
 
-    def room(self) -> int:
+    def room(self, runs: Sequence[PlannedRun]) -> int:
         """On the nodes that there are now, whatever else runs there: for that Ray lets runs wait."""
         if time.monotonic() - self._looked > _LOOK_SECONDS:
-            self._room = min(self._jobs, max(first_fit(living_nodes(), list(self._needs.values())), 1))
+            needs = [self._needs[run.directory] for run in runs]
+            self._room = min(self._jobs, max(first_fit(living_nodes(), needs), 1))
             self._looked = time.monotonic()
         return self._room
 
@@ -116,6 +118,11 @@ class _RemoteProcess:
                     self._tell(f"skipped a damaged checkpoint: {problem}")
                 try:
                     return self._make_on(node, carried)
+                except RayTaskError as error:  # the node is there, and what it was asked to do failed
+                    reason = f"{node.host}: {last_words(error)}"
+                    self._tell(reason)
+                    carried.lose(reason)
+                    return End(1)
                 except RayError as error:
                     reason = f"the node {node.host} was lost: {last_words(error)}"
                     carried.lose(reason)
@@ -140,6 +147,7 @@ class _RemoteProcess:
             if look.seen is not None:
                 carried.take(look.seen, node.read)
             if look.status is not None:
+                carried.lose(how_it_ended(look.status))
                 return End(look.status)
 
     def _is_placed(self, node: _Node) -> bool:
@@ -244,4 +252,5 @@ def _place(run: PlannedRun) -> str:
 def _needs(run: PlannedRun, *, has_gpus: bool) -> Resources:
     """Without memory, which only a measurement tells."""
     device = run.config.device
-    return Resources(run.config.threads, float(device == "cuda" or (device == "auto" and has_gpus)), 0)
+    cores = max(run.config.threads, run.config.emulator_threads)
+    return Resources(cores, float(device == "cuda" or (device == "auto" and has_gpus)), 0)

@@ -1,7 +1,7 @@
 """A sweep on a Slurm cluster: one array job, of which each task makes a run. Submitit, an extra, writes and submits it.
 
-Slurm signals a job some time before its limit, or when it is preempted. The run then leaves a checkpoint as on Ctrl-C,
-and the job queues again by itself, to go on from there: so runs may be longer than the limit.
+Slurm signals a job some time before its limit, and where it is set up so when it is preempted. The run then leaves a
+checkpoint as on Ctrl-C, and the job queues again by itself, to go on from there: so runs may be longer than the limit.
 """
 
 from __future__ import annotations
@@ -62,18 +62,23 @@ class Task:
         deaf = signal.getsignal(signal.SIGTERM)  # submitit's, which only logs
         is_asked = False
 
+        def leave() -> None:  # does not return
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # within it submitit fails at a second one
+            queue_again(signal.SIGUSR2, None)
+
         def on_warning(number: int, frame: FrameType | None) -> None:
             nonlocal is_asked
             if signal.getsignal(signal.SIGTERM) is deaf:  # not training yet, or no more
-                queue_again(number, frame)
-            elif not is_asked:  # asked twice a run stops without a checkpoint
+                leave()
+            elif not is_asked:
                 is_asked = True
-                signal.raise_signal(signal.SIGTERM)
+                # A run that gets one signal twice stops without a checkpoint, and some clusters send SIGTERM, too.
+                signal.raise_signal(signal.SIGINT)
 
         signal.signal(signal.SIGUSR2, on_warning)
         status = self.rl_lab(train_words(self.directory, self.flags, self.agent_file))
         if is_asked and status == ResumableError.exit_status:
-            queue_again(signal.SIGUSR2, None)  # does not return
+            leave()
         if status:
             sys.exit(status)
 
@@ -109,10 +114,12 @@ def parameters(
         if not measured:
             raise LabError("without a measurement the memory is not known; give --slurm mem_gb=NUMBER, of each run")
         memory_gb = _MEMORY_MARGIN * max(measured[run.config.name].memory_bytes for run in runs) / (1 << 30)
+    cpus = max(max(run.config.threads, run.config.emulator_threads) for run in runs)
     return {
         "job_name": name,
         "time": settings["timeout_min"],
-        "cpus_per_task": max(run.config.threads for run in runs),
+        "cpus_per_task": cpus,
+        "srun_args": ["--cpus-per-task", str(cpus)],  # Slurm 22.05 to 23.02 does not hand it on
         "mem": f"{math.ceil(memory_gb * 1024)}M",
         "array_parallelism": jobs,
         "stderr_to_stdout": True,

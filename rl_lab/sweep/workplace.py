@@ -6,6 +6,7 @@ What crosses the network is in these few calls; Ray carries them, and knows noth
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,7 @@ class Workplace:
                 stdout=log,
                 stderr=log,
                 process_group=0,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the code that was checked
             )
 
     def look(self, patience_seconds: float) -> Look:
