@@ -386,6 +386,30 @@ def test_a_bound_that_no_experiment_can_have_is_named_before_anything_is_tried()
         searched(f'{text}[ranges]\n"agent.double" = {{low = 0, high = 1}}\n')
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "    action: int = 0\n",
+            "    repeatable: ClassVar[bool] = False\n    action: int = 0\n",
+            r"steady\.py is not repeatable: .* give pruner\.name = \"none\"",
+        ),
+        (
+            "    Config = ",
+            "    save_state, load_state = Agent.save_state, Agent.load_state\n    Config = ",
+            r"steady\.py keeps no state, .* or give pruner\.name = \"none\"",
+        ),
+    ],
+)
+def test_an_agent_that_a_pause_changes_is_tuned_without_a_pruner_only(old: str, new: str, line: str) -> None:
+    assert old in STEADY
+    names = "from typing import ClassVar\nfrom rl_lab.agent import Agent\n"
+    Path("steady.py").write_text(names + STEADY.replace(old, new, 1))
+    with pytest.raises(LabError, match=line):
+        searched()
+    searched(TUNE.replace('"successive_halving"\nreduction_factor = 2', '"none"'))
+
+
 def test_no_trials_and_no_jobs_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for flag, line in (("--trials", "trials is 0; allowed is 1 or more"), ("--jobs", "jobs are 0, retries 2")):
         assert tune(flag, "0") == 2

@@ -180,13 +180,25 @@ def plan_search(tune: Tune, runs: Path, agent_files: Sequence[str] = ()) -> Sear
                 search.trial(0, {key: bound})
             except LabError as error:
                 raise LabError(f"ranges.{key}: {error}") from error
-    agent_type = load_agent(search.experiment.agent.name)
-    if not isinstance(tune.pruning, NoPruning) and agent_type.load_state is Agent.load_state:
-        raise LabError(
-            f"the agent {search.experiment.agent.name} keeps no state, so its runs cannot pause for a pruner; define "
-            'save_state and load_state, or give pruner.name = "none"'
-        )
+    _require_pauses(search)
     return search
+
+
+def _require_pauses(search: Search) -> None:
+    """LabError for a pruner with an agent whose runs a pause ends or changes: each round of a tune is a pause."""
+    agent = search.experiment.agent
+    if isinstance(search.tune.pruning, NoPruning):
+        return
+    if load_agent(agent.name).load_state is Agent.load_state:
+        raise LabError(
+            f"the agent {agent.name} keeps no state, so its runs cannot pause for a pruner; define save_state and "
+            'load_state, or give pruner.name = "none"'
+        )
+    if not agent.repeatable:
+        raise LabError(
+            f"the agent {agent.name} is not repeatable: a run that pauses for a pruner is another than one that does "
+            'not; give pruner.name = "none"'
+        )
 
 
 def _ranges(tune: Tune, agent_files: Sequence[str]) -> dict[str, Range]:
