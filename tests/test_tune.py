@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import shutil
 import signal
 import sys
@@ -237,6 +238,57 @@ def test_an_interrupted_tune_goes_on_to_what_it_would_have_come_to_and_does_only
     assert len(opened(search).get_trials()) == 5
     assert {path: time for path, time in _times(search).items() if path in before} == before
     assert len(_times(search)) > len(before)
+
+
+def test_a_tune_that_was_left_while_trials_were_drawn_draws_the_others_before_it_trains(
+    made: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_runs_alone(made[0], "runs")
+    search = searched()
+    begin_trial(opened(search), search)
+    assert tune("--retries", "0") == 0
+    assert trial_lines(capsys.readouterr().out) == trial_lines(made[1])
+
+
+def copy_runs_alone(made: Path, runs: str) -> None:
+    """The trained runs of the study, but not the study: what it comes to again takes no training."""
+    shutil.copytree(made / "runs", runs)
+    (Path(runs) / "tunes/steady/study.db").unlink()
+
+
+def trial_lines(output: str) -> list[str]:
+    """What the command says of the trials, in order, but for the names of logs."""
+    return [line.partition(" (log:")[0] for line in output.splitlines() if line.startswith("trial ")]
+
+
+def test_a_tune_that_was_left_before_a_decision_decides_before_it_trains_and_draws(
+    made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for told in (1, 3):  # the first of a round with two, and the one that is given up
+        copy_runs_alone(made[0], f"runs-{told}")
+        with monkeypatch.context() as patch:
+            interrupt_decision(patch, told)
+            assert tune("--runs", f"runs-{told}") == 75
+        told_before = trial_lines(capsys.readouterr().out)
+        assert tune("--retries", "0", "--runs", f"runs-{told}") == 0
+        told_after = trial_lines(capsys.readouterr().out)
+        again = [line for line in told_after if line in told_before]
+        assert all("agent.rate" in line for line in again)  # trials that go on are named again
+        whole = trial_lines(made[1].replace("runs/tunes", f"runs-{told}/tunes"))
+        assert [*told_before, *(line for line in told_after if line not in again)] == whole
+
+
+def interrupt_decision(patch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C when the pruner is asked for its decision of that number, from 1."""
+    asked = itertools.count(1)
+    should_prune = optuna.trial.Trial.should_prune
+
+    def interrupted(trial: optuna.trial.Trial) -> bool:
+        if next(asked) == number:
+            raise KeyboardInterrupt
+        return should_prune(trial)
+
+    patch.setattr(optuna.trial.Trial, "should_prune", interrupted)
 
 
 def _times(search: Search) -> dict[Path, int]:

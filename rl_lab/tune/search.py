@@ -24,7 +24,7 @@ from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.pool import Failure, LocalProcesses, Pool, Watcher
 from rl_lab.sweep.standing import rest_of
 from rl_lab.tune.plan import Search
-from rl_lab.tune.study import begin_trial, fail, in_state, tell
+from rl_lab.tune.study import begin_trial, fail, in_state, round_left, set_round, tell
 
 
 class TrialWatcher(Watcher, Protocol):
@@ -60,18 +60,24 @@ class SearchLoop:
             raise ResumableError(f"the study in {self.search.folder} cannot be written: {error}") from error
 
     def _search(self) -> int:
-        live = [trial for trial in in_state(self.study, TrialState.RUNNING) if self._fits(trial)]
-        for trial in live:
-            rest_of(self._runs(trial))  # LabError for runs that cannot go on
-        while True:
-            if stop_signal := self._round(live):
+        for trial in in_state(self.study, TrialState.RUNNING):
+            if self._fits(trial):
+                rest_of(self._runs(trial))  # LabError for runs that cannot go on
+        # A round that was left is brought to its end first: what is drawn next depends on all of its scores.
+        while goals := round_left(self.study) or self._next_round():
+            if stop_signal := self._round(goals):
                 return stop_signal
-            live = in_state(self.study, TrialState.RUNNING)
-            while len(live) < self.search.tune.trials_at_once and self._num_trials < self.search.tune.trials:
-                trial = begin_trial(self.study, self.search)
-                live += [trial] if self._fits(trial) else []
-            if not live:
-                return 0
+        return 0
+
+    def _next_round(self) -> dict[int, int]:
+        """How far each trial is to be trained now, with new trials in the place of those that have ended."""
+        live = in_state(self.study, TrialState.RUNNING)
+        while len(live) < self.search.tune.trials_at_once and self._num_trials < self.search.tune.trials:
+            trial = begin_trial(self.study, self.search)
+            live += [trial] if self._fits(trial) else []
+        goals = {trial.number: self._goal(trial) for trial in live}
+        set_round(self.study, goals)
+        return goals
 
     @property
     def _num_trials(self) -> int:
@@ -87,9 +93,9 @@ class SearchLoop:
             return False
         return True
 
-    def _round(self, live: Sequence[FrozenTrial]) -> int:
+    def _round(self, goals: Mapping[int, int]) -> int:
         """Train each trial up to where the pruner looks at it, and tell the scores; the signal that stopped it."""
-        goals = {trial.number: self._goal(trial) for trial in live}
+        live = [trial for trial in in_state(self.study, TrialState.RUNNING) if trial.number in goals]
         runs = {trial.number: self._runs(trial) for trial in live}
         waiting = [
             dataclasses.replace(run, until_steps=goals[number] * self.search.experiment.iteration_steps)
@@ -111,8 +117,11 @@ class SearchLoop:
         for failure in outcome.failures:
             if failure.is_resumable:
                 raise ResumableError(f"{failure.run.directory} was {failure.reason}")
+        left = dict(goals)
         for trial in live:
-            self.watcher.on_score(self._settle(trial, runs[trial.number], goals[trial.number], failures))
+            settled = self._settle(trial, runs[trial.number], left.pop(trial.number), failures)
+            set_round(self.study, left)
+            self.watcher.on_score(settled)
         return outcome.late_signal
 
     def _settle(

@@ -37,6 +37,7 @@ from rl_lab.tune.ranges import Choices, Interval, Range
 
 _DATABASE = "study.db"
 _DEFINITION = "definition"
+_ROUND = "round"
 
 
 def exists(search: Search) -> bool:
@@ -112,6 +113,21 @@ def fail(study: Study, trial: FrozenTrial, reason: str) -> FrozenTrial:
     live = Trial(study, trial._trial_id)
     live.set_user_attr(REASON, reason)
     return study.tell(live, state=TrialState.FAIL)
+
+
+def set_round(study: Study, goals: Mapping[int, int]) -> None:
+    """Write down which trials are to be trained and told: number -> iteration."""
+    study.set_user_attr(_ROUND, {str(number): goal for number, goal in goals.items()})
+
+
+def round_left(study: Study) -> dict[int, int]:
+    """What of the round that was set is still to be trained or told: the running trials of it."""
+    goals = study.user_attrs.get(_ROUND, {})  # of studies of earlier versions nothing is known
+    return {
+        trial.number: goals[str(trial.number)]
+        for trial in in_state(study, TrialState.RUNNING)
+        if str(trial.number) in goals
+    }
 
 
 def in_state(study: Study, state: TrialState) -> list[FrozenTrial]:
