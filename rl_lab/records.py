@@ -125,7 +125,7 @@ def find_tunes(root: Path) -> list[Path]:
 
 def tune_of(path: Path) -> Path | None:
     """The folder of the tune that a path lies in; None for what is of none."""
-    path = path.absolute()
+    path = path.resolve()  # a link to a trial's run is one, too
     return next((folder for folder in (path, *path.parents) if (folder / TUNE_MARK).is_file()), None)
 
 

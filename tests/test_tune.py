@@ -205,10 +205,11 @@ def test_runs_of_a_tune_are_no_results(study: Study, capsys: pytest.CaptureFixtu
     assert find_runs(Path("runs")) == [result]
     assert find_tunes(Path("runs")) == [folder]
     assert len(find_runs(folder)) == 4
-    assert tune_of(find_runs(folder)[0]) == folder.absolute()
+    assert tune_of(find_runs(folder)[0]) == folder.resolve()
     assert main(["compare", "runs"]) == 0
     assert f"Left out, runs of tunes, whose seeds chose their settings: {folder}." in capsys.readouterr().out
-    for path in (folder, find_runs(folder)[0]):
+    Path("link").symlink_to(find_runs(folder)[0])
+    for path in (folder, find_runs(folder)[0], Path("link")):
         assert main(["compare", "runs", str(path)]) == 2
         assert f"{path} has runs of a tune, whose seeds chose their settings" in capsys.readouterr().err
 
