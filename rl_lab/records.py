@@ -129,6 +129,24 @@ def tune_of(path: Path) -> Path | None:
     return next((folder for folder in (path, *path.parents) if (folder / TUNE_MARK).is_file()), None)
 
 
+def is_of_tuning_seed(run: Path, experiment: str, seed: int) -> bool:
+    """Whether a tune chose the settings of the run's experiment by this very seed.
+
+    Known as long as the run is below the folder that has the tune; LabError for a damaged mark of one.
+    """
+    marks = (mark for folder in run.resolve().parents for mark in (folder / TUNES).glob(f"*/{TUNE_MARK}"))
+    return any(
+        seed in _with_keys(read_json(mark), {"seeds": list}, mark)["seeds"]
+        for mark in marks
+        if experiment.endswith(tuned_suffix(mark.parent.name))
+    )
+
+
+def tuned_suffix(tune: str) -> str:
+    """The end of the name of the experiment that a tune chose."""
+    return f"-tuned-{tune}"
+
+
 def read_status(directory: Path) -> Status:
     """The run's status.json; LabError where it is missing or damaged."""
     path = directory / "status.json"

@@ -11,6 +11,7 @@ import pytest
 from rl_lab.atari import named_protocol
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
+from rl_lab.records import TUNE_MARK
 from rl_lab.report.cautions import mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.results import read_runs
@@ -396,3 +397,20 @@ def test_the_same_runs_give_the_same_intervals(tmp_path: Path, capsys: pytest.Ca
     assert main(["compare", str(tmp_path)]) == main(["compare", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]
+
+
+def test_a_run_with_a_seed_that_chose_its_settings_is_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark = tmp_path / "tunes/pong" / TUNE_MARK
+    mark.parent.mkdir(parents=True)
+    mark.write_text(json.dumps({"tune": "pong", "seeds": [7]}))
+    chose = write_run(tmp_path, "dqn-tuned-pong", 7, [(40_000, 9.0)])
+    for experiment, seed in (("dqn-tuned-pong", 0), ("dqn", 7), ("dqn-tuned-other", 7)):
+        write_run(tmp_path, experiment, seed, [(40_000, 5.0)])
+    assert main(["compare", str(tmp_path / "Pong")]) == 0
+    output = capsys.readouterr().out
+    assert f"Left out, runs of seeds that chose their settings: {chose}." in output
+    assert "9.0" not in output
+    assert main(["compare", str(chose)]) == 2
+    assert "the seeds of all these runs chose their settings" in capsys.readouterr().err

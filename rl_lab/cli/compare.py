@@ -15,7 +15,7 @@ import numpy as np
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, LabWarning, did_you_mean
-from rl_lab.records import find_tunes, tune_of
+from rl_lab.records import find_tunes, is_of_tuning_seed, tune_of
 from rl_lab.report.cautions import mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
@@ -63,6 +63,10 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     runs, without = read_runs(options.paths, options.games)
     if not runs:
         raise LabError(f"none of the {len(without)} runs has an evaluation yet; wait for the first iteration's end")
+    tuning = [run.directory for run in runs if is_of_tuning_seed(run.directory, run.experiment, run.seed)]
+    runs = [run for run in runs if run.directory not in tuning]
+    if not runs:
+        raise LabError("the seeds of all these runs chose their settings: they are no results; train other seeds")
     if not options.mixed and (reasons := mixtures(runs)):
         raise LabError(f"{'; '.join(reasons)}; give runs that agree, or --mixed to see all, marked")
     comparison = compare(
@@ -72,6 +76,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         without=without,
         missing=() if options.sweep is None else _missing(options.sweep, options.agent, options.games, runs),
         tunes=tunes,
+        tuning=tuning,
         table=table,
         at_frames=options.at_frames,
         rng=np.random.default_rng(_RESAMPLING_SEED),

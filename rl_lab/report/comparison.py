@@ -70,12 +70,13 @@ def compare(
     without: Sequence[Path] = (),
     missing: Sequence[Path] = (),
     tunes: Sequence[Path] = (),
+    tuning: Sequence[Path] = (),
     at_frames: int | None = None,
     rng: np.random.Generator,
 ) -> Comparison:
     """Everything about the runs, and a word about those that are left out.
 
-    These are runs `without` an evaluation, planned ones that are `missing`, and those of `tunes`.
+    These are runs `without` an evaluation, planned ones that are `missing`, those of `tunes` and of `tuning` seeds.
 
     The generator draws bootstraps and permutations. LabError where no run has an evaluation after `at_frames`.
     """
@@ -113,6 +114,7 @@ def compare(
             *cautions(runs, evaluation, table),
             *not_finished(missing),
             *left_out(tunes, "runs of tunes, whose seeds chose their settings"),
+            *left_out(tuning, "runs of seeds that chose their settings"),
             *left_out(without, "no evaluation yet"),
             *left_out(_others(given, chosen), "no evaluation after the frames that were asked for"),
             *left_out(_others(runs, within), "no evaluation that is known to be within the equal hours"),

@@ -20,6 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances, plot_slice
 
+from rl_lab.records import tuned_suffix
 from rl_lab.report.output import write_file
 from rl_lab.tune.plan import IMPORTANCES, LEAST_FOR_IMPORTANCES, REASON, STATES, Search
 from rl_lab.tune.study import in_state
@@ -74,7 +75,7 @@ def _best_experiment(best: FrozenTrial, search: Search, trials: int) -> str:
     """The best trial's experiment, under a name of its own and with a seed that it was not chosen by."""
     tune = search.tune
     seed = next(seed for seed in itertools.count() if seed not in tune.seeds)
-    run = tune.runs_of(best.params, Path(), search.agent_files, suffix=f"-tuned-{tune.name}")[0]
+    run = tune.runs_of(best.params, Path(), search.agent_files, suffix=tuned_suffix(tune.name))[0]
     config = dataclasses.replace(run.config, seed=seed).to_toml()
     seeds = ", ".join(map(str, tune.seeds))
     return (
