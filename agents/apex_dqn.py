@@ -36,6 +36,7 @@ from rl_lab.optimizers import (
     optimizer_state_like,
     state_names,
 )
+from rl_lab.ray_environment import quiet_ray
 from rl_lab.replay import STORAGES, Batch, importance_weights
 from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.seeding import generator, integer_seed
@@ -195,6 +196,7 @@ class ApexDQN(Agent):
             momentum=0.0,
             weight_decay=0.0,
         )
+        quiet_ray()
         try:
             from rl_lab.apex.cluster import Cluster
         except ImportError as error:

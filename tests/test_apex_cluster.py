@@ -163,7 +163,10 @@ def test_a_cluster_that_is_too_small_is_refused_before_the_first_frame(
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("127.0.0.1:1", "no Ray cluster answers at '127.0.0.1:1'"), ("nonsense", "the address is not host:port")],
+    [
+        ("127.0.0.1:1", "cannot join a Ray cluster at 127.0.0.1:1: Connection refused; "),
+        ("nonsense", "cannot join a Ray cluster at nonsense: "),
+    ],
 )
 def test_an_address_without_a_cluster_is_refused_before_the_first_frame(
     address: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -171,6 +174,18 @@ def test_an_address_without_a_cluster_is_refused_before_the_first_frame(
     config = write_config(tmp_path, agent=tiny_apex(ray=address))
     assert main(["train", str(config), "--runs", str(tmp_path / "runs")]) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_port_that_is_not_of_a_cluster_is_refused_before_the_first_frame(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl_lab.ray_cluster._JOIN_SECONDS", 5)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        config = write_config(tmp_path, agent=tiny_apex(ray=address))
+        assert main(["train", str(config), "--runs", str(tmp_path / "runs")]) == 2
+    assert f"cannot join a Ray cluster at {address}: no answer within 5 s" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

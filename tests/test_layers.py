@@ -30,13 +30,14 @@ LAYERS = (
         "saved",
         "lock",
         "watchdog",
+        "ray_environment",
     },
     {"atari", "augmentation", "losses", "networks", "optimizers"},
     {"replay", "weights", "resets", "values", "tensors", "guards"},
-    {"agent", "events", "tensorboard", "apex"},
+    {"agent", "events", "tensorboard"},
     {"experiment", "sb3"},
-    {"evaluation", "provenance"},
-    {"run", "checkpoint", "saved_agent"},
+    {"evaluation", "provenance", "ray_cluster"},
+    {"run", "checkpoint", "saved_agent", "apex"},
     {"position", "carried"},
     {"curves"},
     {"training", "report", "benchmarks", "viewing"},
@@ -44,7 +45,7 @@ LAYERS = (
     {"tune"},
     {"cli"},
 )
-USES_RAY = {"apex/cluster.py", "apex/processes.py", "sweep/ray_cluster.py", "sweep/ray_pool.py"}
+USES_RAY = {"apex/cluster.py", "apex/processes.py", "ray_cluster.py", "sweep/ray_pool.py"}
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 FILES = sorted(PACKAGE.rglob("*.py"))
 

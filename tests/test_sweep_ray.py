@@ -19,11 +19,12 @@ from rl_lab.checkpoint import checkpoints
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
 from rl_lab.provenance import software
+from rl_lab.ray_cluster import LOCAL, require_same_software
 from rl_lab.records import read_status
 from rl_lab.sweep.cost import Measurement
 from rl_lab.sweep.plan import PlannedRun, expand, read_sweep
 from rl_lab.sweep.pool import Pool
-from rl_lab.sweep.ray_cluster import LOCAL, Resources, first_fit, joined, require_same_software
+from rl_lab.sweep.ray_cluster import Resources, first_fit, joined
 from rl_lab.sweep.ray_pool import RayExecutor
 from tests.processes import RL_LAB, ended, has_lines, rl_lab, started, wait_until
 from tests.runs import train, what_it_came_to

@@ -12,6 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from rl_lab.apex.acting import ActorSettings, Played
-from rl_lab.apex.processes import LOST, ActorProcess, Report, ShardProcess, connect
+from rl_lab.apex.processes import LOST, ActorProcess, Report, ShardProcess, connected
 from rl_lab.apex.shard import Holding, Part, ShardSettings, split
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.errors import LabError, LabWarning
@@ -101,6 +102,7 @@ class Cluster:
         draws how batches are split between the shards.
         """
         self._rng = rng
+        self._joined = ExitStack()
         self._assembler = ThreadPoolExecutor(1)
         self._plays: dict[Any, _Play] = {}  # by Ray's reference
         self._parts: dict[Any, tuple[_Request, int]] = {}  # by Ray's reference: which part of the request it is
@@ -111,7 +113,8 @@ class Cluster:
         self.replaced = 0
         """Actors and shards so far."""
         try:
-            connect(address, len(actors) + len(shards), max(prefetch_bytes, _LEAST_OBJECT_STORE_BYTES))
+            object_store_bytes = max(prefetch_bytes, _LEAST_OBJECT_STORE_BYTES)
+            self._joined.enter_context(connected(address, len(actors) + len(shards), object_store_bytes))
             self._new_actor = ray.remote(num_cpus=1)(ActorProcess)
             self._new_shard = ray.remote(num_cpus=1)(ShardProcess)
             self._shards = [_Shard(settings, self._new_shard.remote(settings)) for settings in shards]
@@ -209,7 +212,7 @@ class Cluster:
     def close(self) -> None:
         """End all processes, and the cluster if it is the run's own."""
         self._assembler.shutdown(cancel_futures=True)
-        ray.shutdown()
+        self._joined.close()
 
     def _wait_for_all(self) -> None:
         """LabError unless all processes come up."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
-import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +17,11 @@ from rl_lab.apex.acting import Actor, ActorSettings, Played
 from rl_lab.apex.shard import Holding, Shard
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.errors import LabError
+from rl_lab.ray_cluster import LOCAL, OwnCluster, joined
 from rl_lab.system import require_memory, use_machine
 
-LOCAL = "local"
-"""In place of an address: a cluster of this machine alone, for this run alone."""
 LOST = (RayActorError, ObjectLostError)
 """What Ray raises for a process that is gone."""
-_ANSWER_SECONDS = 10
 _PROCESS_BYTES = 300 << 20
 """Of one that has loaded torch, beside its replay."""
 
@@ -82,42 +80,27 @@ class ShardProcess(Shard):
         )
 
 
-def connect(address: str, num_processes: int, object_store_bytes: int) -> None:
-    """Start a cluster (`LOCAL`) with room for so many processes beside the learner's, or join that at `address`.
+@contextmanager
+def connected(address: str, num_processes: int, object_store_bytes: int) -> Iterator[None]:
+    """A cluster (`LOCAL`) with room for so many processes beside the learner's, or that at `address`.
 
     LabError where none is there, or where it is too small.
     """
-    # Nobody is told of a run, and what Ray will do about GPUs in later versions is no news to its user.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # What Ray will do about GPUs in later versions is no news to its user.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    join = functools.partial(ray.init, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if address == LOCAL:
-        # Processes share this machine's cores, however many these are.
         require_memory(num_processes * _PROCESS_BYTES, f"{num_processes} actors and shards", "use fewer --agent.actors")
-        join(LOCAL, num_cpus=num_processes, num_gpus=0, object_store_memory=object_store_bytes)
-        return
-    try:
-        _require_answer(address)
-        join(address)
-    except (OSError, ValueError, RuntimeError, RayError) as error:
-        raise LabError(
-            f"no Ray cluster answers at {address!r} ({error}); start one with `ray start --head` and give its address, "
-            f"as host:port or auto, or use --agent.ray {LOCAL}"
-        ) from error
+    # Processes share this machine's cores, however many these are.
+    with joined(address, OwnCluster(num_processes, 0, object_store_bytes), "--agent.ray"):
+        if address != LOCAL:
+            _require_cores(address, num_processes)
+        yield
+
+
+def _require_cores(address: str, num_processes: int) -> None:
     cores = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call]  # Ray left it untyped
     if cores < num_processes + 1:
-        ray.shutdown()
         raise LabError(
             f"the Ray cluster at {address!r} has {cores} CPUs, and {num_processes} actors and shards with a learner "
             f"need {num_processes + 1}; use fewer --agent.actors or --agent.shards, or add machines to it"
         )
-
-
-def _require_answer(address: str) -> None:
-    """OSError or ValueError where nothing listens at host:port: Ray tries for minutes, and then ends the process."""
-    if address == "auto":
-        return
-    host, separator, port = address.rpartition(":")
-    if not separator or "/" in host:
-        raise ValueError("the address is not host:port")
-    socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()

@@ -19,7 +19,6 @@ submitted again.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import shutil
 import sys
@@ -33,6 +32,7 @@ from rl_lab.cli.sweep_progress import SweepScreen
 from rl_lab.cli.sweep_slurm import show_script, submit_sweep, without_queued
 from rl_lab.cli.table import print_table
 from rl_lab.errors import LabError, ResumableError
+from rl_lab.ray_environment import quiet_ray
 from rl_lab.sweep.claim import claimed, logs_folder
 from rl_lab.sweep.cost import MOST_MEASURED, Cost, Measurement, cost, measure
 from rl_lab.sweep.plan import PlannedRun, Sweep, expand, read_sweep, sweep_path
@@ -119,8 +119,7 @@ def _executor(runs: Sequence[PlannedRun], options: argparse.Namespace) -> Iterat
     if options.ray is None:
         yield LocalProcesses(runs, options.jobs)
         return
-    # Read when Ray is imported: it sends no statistics, and prints nothing of what happens in the cluster.
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "1", "RAY_DEDUP_LOGS_SKIP_REGEX": "."}
+    quiet_ray()
     try:
         from rl_lab.sweep.ray_cluster import joined
         from rl_lab.sweep.ray_pool import RayExecutor

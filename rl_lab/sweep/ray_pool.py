@@ -26,12 +26,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from rl_lab.carried import PIECE_BYTES, CarriedRun
 from rl_lab.errors import LabError, ResumableError
+from rl_lab.ray_cluster import last_words, require_same_software
 from rl_lab.run import run_directory
 from rl_lab.storage import Storage
 from rl_lab.sweep.cost import Measurement
 from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.pool import End, Process
-from rl_lab.sweep.ray_cluster import Resources, first_fit, last_words, living_nodes, require_same_software
+from rl_lab.sweep.ray_cluster import Resources, first_fit, living_nodes
 from rl_lab.sweep.workplace import LOG, Look, Workplace
 from rl_lab.watchdog import how_it_ended
 
