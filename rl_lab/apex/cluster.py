@@ -25,7 +25,7 @@ from rl_lab.apex.acting import ActorSettings, Played
 from rl_lab.apex.processes import LOST, ActorProcess, Report, ShardProcess, connected
 from rl_lab.apex.shard import Holding, Part, ShardSettings, split
 from rl_lab.atari import AtariVectorEnv
-from rl_lab.errors import LabError, LabWarning
+from rl_lab.errors import LabError, LabWarning, ResumableError
 from rl_lab.replay import Batch
 
 _PLAYS_UNDER_WAY = 2
@@ -296,12 +296,15 @@ class Cluster:
         self._parts = {ref: part for ref, part in self._parts.items() if part[0] is not request}
 
     def _tell(self, name: str, lost: _Actor | _Shard, cause: object) -> None:
-        """LabWarning of a death; LabError where there is no use in another life."""
+        """LabWarning of a death; ResumableError where there is no use in another life."""
         lost.deaths += 1
         self.replaced += 1
         reason = str(cause).partition("\n")[0]
         if lost.deaths > _MOST_DEATHS:
-            raise LabError(f"{name} died {lost.deaths} times in a row without doing anything ({reason})")
+            raise ResumableError(
+                f"{name} died {lost.deaths} times in a row without doing anything ({reason}); see to its machine, then "
+                "resume the run"
+            )
         warnings.warn(
             f"{name} was lost ({reason}): replaced, the {self.replaced}. of this run", LabWarning, stacklevel=2
         )
