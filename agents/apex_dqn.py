@@ -207,7 +207,6 @@ class ApexDQN(Agent):
             self._shard_settings(),
             # Twice four frames a transition at most, if nothing in them could be compressed.
             prefetch_bytes=2 * int(np.prod(OBSERVATION_SHAPE)) * config.batch_size * config.prefetch_batches,
-            rng=generator(self._task.seed, "replay"),
         )
 
     def close(self) -> None:
@@ -220,8 +219,10 @@ class ApexDQN(Agent):
         """Actors play in siblings of `env`, and the learner learns from what shards give it, until all is played."""
         cluster = self._cluster
         assert cluster is not None
+        # By the steps so far: what goes on draws and plays anew, and not once more what was drawn and played before.
+        self._rng = generator(self._task.seed, "replay", self._steps)
         self._publish(cluster)
-        cluster.begin(env)
+        cluster.begin(env, self._steps)
         while (env.steps < steps or self._is_behind(cluster)) and not env.pause_requested:
             self._order(cluster, env, steps)
             is_due = self._may_learn(cluster)
@@ -320,7 +321,7 @@ class ApexDQN(Agent):
             under_way += num_rounds * num_games
         if self._can_learn(cluster):
             for _ in range(cluster.num_requested, config.prefetch_batches):
-                cluster.request(config.batch_size)
+                cluster.request(config.batch_size, self._rng)
 
     def _count(self, cluster: Cluster, env: AtariVectorEnv, log: MetricLog, timeout_seconds: float) -> None:
         """Let the bench count what actors have played."""
@@ -395,14 +396,12 @@ class ApexDQN(Agent):
         config = self.config
         return [
             ShardSettings(
-                shard=shard,
                 num_actors=len(range(shard, config.actors, config.shards)),
                 capacity_per_actor=-(-config.replay_capacity // config.actors),
                 discount=config.discount,
                 n_step=config.n_step,
                 storage=config.replay_storage,
                 priority_exponent=config.priority_exponent,
-                seed=self._task.seed,
             )
             for shard in range(config.shards)
         ]

@@ -42,8 +42,8 @@ class _Actor:
     handle: Any  # Ray makes the class as it goes
     deaths: int = 0
     """Since the last sign of life."""
-    streams: int = 0
-    """Begun so far."""
+    stream: int = 0
+    """The last one that was begun."""
 
 
 @dataclass
@@ -94,14 +94,11 @@ class Cluster:
         shards: Sequence[ShardSettings],
         *,
         prefetch_bytes: int,
-        rng: np.random.Generator,
     ) -> None:
         """Start all processes, on a cluster of their own (`LOCAL`) or on that at `address`.
 
-        LabError where there is none, or where it has no room. `prefetch_bytes` may wait in the object store; `rng`
-        draws how batches are split between the shards.
+        LabError where there is none, or where it has no room. `prefetch_bytes` may wait in the object store.
         """
-        self._rng = rng
         self._joined = ExitStack()
         self._assembler = ThreadPoolExecutor(1)
         self._plays: dict[Any, _Play] = {}  # by Ray's reference
@@ -144,11 +141,16 @@ class Cluster:
         """Whether `next_batch` has one."""
         return bool(self._batches)
 
-    def begin(self, env: AtariVectorEnv) -> None:
-        """Every actor begins games that are siblings of `env`, unless it plays such already."""
+    def begin(self, env: AtariVectorEnv, stream: int) -> None:
+        """Every actor begins games that are siblings of `env`, unless it plays such already.
+
+        Streams are numbered from `stream` on, or from the last one on where that is later: other numbers are other
+        games.
+        """
         if env is not self._env:
             self._env = env
-            for index in range(len(self._actors)):
+            for index, actor in enumerate(self._actors):
+                actor.stream = max(actor.stream, stream)
                 self._begin(index)
 
     def publish(self, weights: NDArray[np.float32]) -> None:
@@ -170,17 +172,17 @@ class Cluster:
         ref = self._actors[index].handle.play.remote(num_rounds, self._version, self._weights, handle)
         self._plays[ref] = _Play(index, num_rounds * num_games, handle)
 
-    def request(self, batch_size: int) -> None:
-        """Ask for a batch, unless no shard is known to hold anything."""
+    def request(self, batch_size: int, rng: np.random.Generator) -> None:
+        """Ask for a batch that `rng` draws, unless no shard is known to hold anything."""
         totals = [shard.holding.total for shard in self._shards]
         if not any(totals):
             return
-        counts = split(batch_size, totals, self._rng).tolist()
+        counts = split(batch_size, totals, rng).tolist()
         shards = [index for index, count in enumerate(counts) if count]
         handles = [self._shards[index].handle for index in shards]
         request = _Request(shards, handles, [None] * len(shards))
-        for place, (index, handle) in enumerate(zip(shards, handles, strict=True)):
-            self._parts[handle.sample.remote(counts[index])] = (request, place)
+        for place, (handle, own_rng) in enumerate(zip(handles, rng.spawn(len(shards)), strict=True)):
+            self._parts[handle.sample.remote(counts[shards[place]], own_rng)] = (request, place)
 
     def collect(self, timeout_seconds: float) -> list[Played]:
         """Wait for anything that was asked for; what actors have played."""
@@ -238,8 +240,8 @@ class Cluster:
         """Let an actor begin new games."""
         assert self._env is not None
         actor = self._actors[index]
-        actor.streams += 1
-        actor.handle.begin.remote(self._env.sibling(index, actor.streams), actor.streams)
+        actor.stream += 1
+        actor.handle.begin.remote(self._env.sibling(index, actor.stream), actor.stream)
 
     def _take_report(self, ref: Any) -> Report | None:
         play = self._plays.pop(ref)

@@ -18,7 +18,6 @@ from rl_lab.apex.chunk import Chunk
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE
 from rl_lab.replay import Batch, PrioritizedReplayMemory
 from rl_lab.replay.frames import bytes_per_frame, compress, decompress
-from rl_lab.seeding import generator
 
 
 def split(batch_size: int, totals: Sequence[float], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -38,7 +37,6 @@ def split(batch_size: int, totals: Sequence[float], rng: np.random.Generator) ->
 class ShardSettings:
     """All that a shard is, besides what it is sent."""
 
-    shard: int
     num_actors: int
     """Those that send to it."""
     capacity_per_actor: int
@@ -46,8 +44,6 @@ class ShardSettings:
     n_step: int
     storage: str
     priority_exponent: float
-    seed: int
-    """The root seed."""
 
     @property
     def nbytes(self) -> int:
@@ -104,7 +100,6 @@ class Shard:
 
     def __init__(self, settings: ShardSettings) -> None:
         self._settings = settings
-        self._rng = generator(settings.seed, "shard", settings.shard)
         self._streams: dict[int, _Stream] = {}  # by actor
         self._steps = 0
 
@@ -117,13 +112,13 @@ class Shard:
         self._steps += chunk.actions.size
         return self.holding
 
-    def sample(self, count: int) -> Part:
+    def sample(self, count: int, rng: np.random.Generator) -> Part:
         """Draw transitions of all actors in proportion to their priorities; some must be complete."""
         actors = sorted(self._streams)
         memories = [self._streams[actor].memory for actor in actors]
-        counts = split(count, [memory.total_share for memory in memories], self._rng)
+        counts = split(count, [memory.total_share for memory in memories], rng)
         drawn = [
-            (actor, memory, *memory.draw(number, self._rng, 0.0))
+            (actor, memory, *memory.draw(number, rng, 0.0))
             for actor, memory, number in zip(actors, memories, counts.tolist(), strict=True)
             if number
         ]

@@ -92,14 +92,14 @@ def _bytes_per_transition(game: str, config: ExperimentConfig) -> tuple[float, f
     actor = Actor(ActorSettings(0, 0.4, "mnih2013", num_actions, Architecture(), discount=0.99, n_step=3, seed=0))
     env = AtariVectorEnv(game, config.protocol, config.num_games, np.random.SeedSequence(0), training=True)
     actor.begin(env.sibling(0), 0)
-    shard = Shard(ShardSettings(0, 1, 100_000, discount=0.99, n_step=3, storage="raw", priority_exponent=0.6, seed=0))
+    shard = Shard(ShardSettings(1, 100_000, discount=0.99, n_step=3, storage="raw", priority_exponent=0.6))
     sent = num_transitions = 0
     for _ in range(_CHUNKS):
         chunk, _ = actor.play(50 // config.num_games)
         shard.add(chunk)
         sent += chunk.nbytes
         num_transitions += chunk.actions.size
-    return sent / num_transitions, shard.sample(_BATCH_SIZE).nbytes / _BATCH_SIZE
+    return sent / num_transitions, shard.sample(_BATCH_SIZE, np.random.default_rng(0)).nbytes / _BATCH_SIZE
 
 
 def _weight_bytes() -> int:
