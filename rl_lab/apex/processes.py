@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import ray
 from numpy.typing import NDArray
-from ray.exceptions import ObjectLostError, RayActorError, RayError
+from ray.exceptions import ObjectLostError, RayActorError
 
 from rl_lab.apex.acting import Actor, ActorSettings, Played
 from rl_lab.apex.shard import Holding, Shard
