@@ -152,7 +152,7 @@ def _require_same_software_everywhere() -> None:
         asked[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = task.remote()
     for name, reference in asked.items():
         try:
-            found = ray.get(reference)
+            found = ray.get(reference, timeout=_JOIN_SECONDS)
         except RayError as error:
             raise LabError(f"the node {name} cannot run rl-lab: {last_words(error)}") from error
         require_same_software(name, found)
