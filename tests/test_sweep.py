@@ -24,35 +24,7 @@ from rl_lab.sweep.plan import PlannedRun, expand, read_sweep
 from rl_lab.sweep.standing import Rest, rest_of
 from tests.processes import RL_LAB, ended, has_lines, started, wait_until
 from tests.runs import train, what_it_came_to
-
-SWEEP = """
-name = "tiny"
-agents = ["uniform"]
-games = ["Breakout"]
-seeds = [0, 1]
-[overrides]
-total_steps = 400
-iteration_steps = 200
-evaluation_episodes = 1
-log_every_steps = 20
-device = "cpu"
-protocol.max_frames_per_episode = 400
-"""
-
-SLOW = """
-import time
-from pathlib import Path
-
-from rl_lab.agent import load_agent
-
-
-class Slow(load_agent("uniform")):
-    def train(self, env, steps, log):
-        while env.steps < steps and not env.pause_requested:
-            super().train(env, env.steps + env.num_games, log)
-            if Path("obstacle").exists():
-                time.sleep(0.2)
-"""
+from tests.sweeps import SLOW, SWEEP
 
 RAISES = """
 from pathlib import Path

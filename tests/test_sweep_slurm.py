@@ -23,41 +23,13 @@ from rl_lab.sweep.submitted import queued_jobs
 from tests.processes import has_lines
 from tests.runs import train, what_it_came_to
 from tests.slurm import install_slurm
-
-SWEEP = """
-name = "tiny"
-agents = ["slow.py"]
-games = ["Breakout"]
-seeds = [0, 1]
-[overrides]
-total_steps = 400
-iteration_steps = 200
-evaluation_episodes = 1
-log_every_steps = 20
-device = "cpu"
-protocol.max_frames_per_episode = 400
-"""
-
-SLOW = """
-import time
-from pathlib import Path
-
-from rl_lab.agent import load_agent
-
-
-class Slow(load_agent("uniform")):
-    def train(self, env, steps, log):
-        while env.steps < steps and not env.pause_requested:
-            super().train(env, env.steps + env.num_games, log)
-            if Path("obstacle").exists():
-                time.sleep(0.2)
-"""
+from tests.sweeps import SLOW, SWEEP
 
 
 @pytest.fixture(autouse=True)
 def in_a_folder_with_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("sweep.toml").write_text(SWEEP)
+    Path("sweep.toml").write_text(SWEEP.replace("uniform", "slow.py"))
     Path("slow.py").write_text(SLOW)
 
 
