@@ -232,6 +232,8 @@ class ApexDQN(Agent):
                 cluster.update_priorities(sampled, self.update(sampled.batch, weights))
                 if self._updates % self.config.publish_every_updates == 0:
                     self._publish(cluster)
+            # Nothing may be played for long: the learner catches up, or actors have not found their place yet.
+            env.look()
         while cluster.steps_under_way:
             self._count(cluster, env, log, _WAIT_SECONDS)
 

@@ -294,6 +294,17 @@ def test_what_siblings_played_counts_as_played() -> None:
     assert env.played_actions.tolist() == [[0, 1], [2, 3], [1, 1], [3, 3]]
 
 
+def test_a_pause_is_noticed_where_nothing_is_played() -> None:
+    heard = Heard()
+    env = new_env(observer=heard)
+    env.reset()
+    env.look()
+    assert not env.pause_requested
+    heard.pauses = True
+    env.look()
+    assert (heard.steps, env.pause_requested) == ([], True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -281,6 +281,10 @@ class AtariVectorEnv:
                 self._observer.on_episode(dataclasses.replace(episode, end_step=self.steps))
             self.pause_requested = self._observer.asks_for_pause()
 
+    def look(self) -> None:
+        """Ask the observer anew whether to pause, for an agent that no step tells of it."""
+        self.pause_requested = self._observer is not None and self._observer.asks_for_pause()
+
     @property
     def _counts_life_loss(self) -> bool:
         return self._training and self.protocol.life_loss == "ends_return"
