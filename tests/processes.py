@@ -29,10 +29,14 @@ def rl_lab(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def started(*command: object, stdout: int = subprocess.PIPE) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the test."""
+def started(
+    *command: object, stdout: int = subprocess.PIPE, start_new_session: bool = False
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the test; in a session of its own it leads a group, as in a terminal."""
     words = [str(word) for word in command]
-    with subprocess.Popen(words, stdout=stdout, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdout=stdout, stderr=subprocess.PIPE, text=True, start_new_session=start_new_session
+    ) as process:
         try:
             yield process
         finally:
