@@ -166,6 +166,11 @@ class ApexDQN(Agent):
                 f"learning_starts_steps is {config.learning_starts_steps} and the budget {task.total_steps} steps: "
                 "nothing would be learned; use a smaller --agent.learning-starts-steps"
             )
+        if config.replay_capacity < config.actors * task.num_games:
+            raise LabError(
+                f"replay_capacity is {config.replay_capacity}; allowed is one transition or more for each of "
+                f"{config.actors} actors' {task.num_games} games: use a larger --agent.replay-capacity"
+            )
         self.config = config
         self._task = task
         self._device = torch.device(task.device)

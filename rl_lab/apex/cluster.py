@@ -8,11 +8,12 @@ Steps of which no report arrives are not counted, and are played anew.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,6 +45,8 @@ class _Actor:
     """Since the last sign of life."""
     stream: int = 0
     """The last one that was begun."""
+    begun: Any = None
+    """Ray's reference to that: what went wrong with it is told by the steps that follow."""
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Cluster:
         self._assembler = ThreadPoolExecutor(1)
         self._plays: dict[Any, _Play] = {}  # by Ray's reference
         self._parts: dict[Any, tuple[_Request, int]] = {}  # by Ray's reference: which part of the request it is
+        self._placing: dict[Any, float] = {}  # by Ray's reference: since when a replacement looks for its place
         self._batches: deque[Future[Sampled]] = deque()
         self._version = 0
         self._weights: Any = None
@@ -168,8 +172,8 @@ class Cluster:
 
     def play(self, index: int, num_rounds: int, num_games: int) -> None:
         """Ask an actor for so many steps of each of its games."""
-        handle = self._shard_of(index).handle
-        ref = self._actors[index].handle.play.remote(num_rounds, self._version, self._weights, handle)
+        actor, handle = self._actors[index], self._shard_of(index).handle
+        ref = actor.handle.play.remote(num_rounds, self._version, self._weights, handle, actor.begun)
         self._plays[ref] = _Play(index, num_rounds * num_games, handle)
 
     def request(self, batch_size: int, rng: np.random.Generator) -> None:
@@ -185,8 +189,11 @@ class Cluster:
             self._parts[handle.sample.remote(counts[shards[place]], own_rng)] = (request, place)
 
     def collect(self, timeout_seconds: float) -> list[Played]:
-        """Wait for anything that was asked for; what actors have played."""
-        waiting = [*self._plays, *self._parts]
+        """Wait for anything that was asked for; what actors have played.
+
+        ResumableError where what replaces a lost process finds no place.
+        """
+        waiting = [*self._plays, *self._parts, *self._placing]
         if waiting:
             ray.wait(waiting, num_returns=1, timeout=timeout_seconds)
             waiting, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0)
@@ -197,6 +204,10 @@ class Cluster:
                 played.append(report.played)
             elif ref in self._parts:
                 self._take_part(ref)
+            elif self._placing.pop(ref, None) is not None:
+                with suppress(*LOST):  # whoever asks it for something hears of that, too
+                    _result(ref)
+        self._require_places()
         return played
 
     def next_batch(self) -> Sampled | None:
@@ -227,11 +238,18 @@ class Cluster:
                 f"{_PLACING_SECONDS} s: others use it; try later, or use fewer --agent.actors or --agent.shards"
             )
         try:
-            ray.get(ready)
-        except RayTaskError as error:
-            raise error.cause from error
+            for ref in ready:
+                _result(ref)
         except LOST as error:
             raise LabError(f"an actor or shard died as it began: {error}") from error
+
+    def _require_places(self) -> None:
+        """ResumableError unless all that replaces what was lost has its place, or may yet find it."""
+        if self._placing and time.monotonic() - min(self._placing.values()) > _PLACING_SECONDS:
+            raise ResumableError(
+                f"what replaces a lost actor or shard found no place on the Ray cluster within {_PLACING_SECONDS} s; "
+                "add machines to it, then resume the run"
+            )
 
     def _shard_of(self, actor: int) -> _Shard:
         return self._shards[actor % len(self._shards)]
@@ -241,12 +259,12 @@ class Cluster:
         assert self._env is not None
         actor = self._actors[index]
         actor.stream += 1
-        actor.handle.begin.remote(self._env.sibling(index, actor.stream), actor.stream)
+        actor.begun = actor.handle.begin.remote(self._env.sibling(index, actor.stream), actor.stream)
 
     def _take_report(self, ref: Any) -> Report | None:
         play = self._plays.pop(ref)
         try:
-            report: Report = ray.get(ref)
+            report: Report = _result(ref)
         except LOST as error:
             self._replace_actor(play.actor, error)
             return None
@@ -263,7 +281,7 @@ class Cluster:
         request, place = self._parts.pop(ref)
         index, handle = request.shards[place], request.handles[place]
         try:
-            part: Part = ray.get(ref)
+            part: Part = _result(ref)
         except LOST as error:
             self._forget(request)
             if handle is self._shards[index].handle:
@@ -281,6 +299,7 @@ class Cluster:
         ray.kill(actor.handle)  # it may only be out of reach
         self._plays = {ref: play for ref, play in self._plays.items() if play.actor != index}
         actor.handle = self._new_actor.remote(actor.settings)
+        self._placing[actor.handle.ready.remote()] = time.monotonic()
         self._begin(index)
 
     def _replace_shard(self, index: int, cause: object) -> None:
@@ -291,6 +310,7 @@ class Cluster:
             if index in request.shards:
                 self._forget(request)
         shard.handle, shard.holding = self._new_shard.remote(shard.settings), Holding()
+        self._placing[shard.handle.ready.remote()] = time.monotonic()
         for actor in range(index, len(self._actors), len(self._shards)):
             self._begin(actor)
 
@@ -310,6 +330,19 @@ class Cluster:
         warnings.warn(
             f"{name} was lost ({reason}): replaced, the {self.replaced}. of this run", LabWarning, stacklevel=2
         )
+
+
+def _result(ref: Any) -> Any:
+    """What a process answers; a LabError of its own, or of one that it asked in turn, as if it were of this one."""
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        cause: Exception = error
+        while isinstance(cause, RayTaskError):
+            cause = cause.cause
+        if isinstance(cause, LabError):
+            raise cause from error
+        raise
 
 
 def _assemble(sources: list[tuple[Any, Part]]) -> Sampled:

@@ -52,8 +52,11 @@ class ActorProcess:
         self._added = None
         self._actor.begin(make_games, stream)
 
-    def play(self, num_rounds: int, version: int, weights: NDArray[np.float32], shard: Any) -> Report:
-        """Some steps of every game by these weights; the shard, a handle of Ray's, gets what was seen."""
+    def play(self, num_rounds: int, version: int, weights: NDArray[np.float32], shard: Any, begun: None) -> Report:
+        """Some steps of every game by these weights; the shard, a handle of Ray's, gets what was seen.
+
+        `begun` is what `begin` answered: where that failed, Ray fails this one for the same cause.
+        """
         if version != self._version:
             self._actor.load(weights)
             self._version = version
