@@ -122,7 +122,7 @@ MOMENTS: dict[str, tuple[object, str, Callable[..., bool]]] = {
     "episodes.jsonl": (RecordFile, "write", beginning("episodes.jsonl")),
     "the events": (RecordFile, "write", appending_to("tfevents")),
     "evaluations.jsonl": (RecordFile, "write", beginning("evaluations.jsonl")),
-    "status.json": (rl_lab.run, "_replace", at_a_status_after_a_checkpoint),
+    "status.json": (rl_lab.run, "replace_text", at_a_status_after_a_checkpoint),
 }
 
 

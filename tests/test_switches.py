@@ -79,7 +79,7 @@ def test_a_switch_that_is_turned_off_changes_its_fields_and_no_other_switch(agen
 
 def test_every_switch_is_on_somewhere_above() -> None:
     on = {switch for agent in (*PRESETS.values(), MANY_ON) for switch in agent.switches_on}
-    assert on == set(SWITCHES)
+    assert on >= set(SWITCHES)
     assert len({switch.name for switch in SWITCHES}) == len(SWITCHES)
 
 
@@ -270,9 +270,12 @@ agent.name = "dqn"
 
 def test_list_switches_shows_paper_fields_and_the_configs_that_have_it_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "switches"]) == 0
-    text = capsys.readouterr().out
+    assert {line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("double ")} == {
+        "apex_dqn",
+        "dqn",
+    }
     assert main(["list", "switches", "--agent", "dqn"]) == 0
-    assert capsys.readouterr().out == text
+    text = capsys.readouterr().out
     header, *lines = text.splitlines()
     starts = [line[:1] != " " for line in lines]
     assert [line.split()[0] for line, start in zip(lines, starts, strict=True) if start] == [

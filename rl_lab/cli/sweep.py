@@ -5,11 +5,11 @@ hours by a short measurement. Started again, a sweep does what is missing and no
 they are, interrupted and failed ones go on from their checkpoints. Ctrl-C stops it so that nothing is lost.
 
 With --ray (`pip install 'rl-lab[ray]'`) the runs are made by a Ray cluster that this machine is part of: --ray auto,
-or the address that `ray start --head` printed; --ray local is this machine alone. Nodes need the same rl-lab, and
-share no folder: configs and agents' files are sent, records and checkpoints come back into --runs as they are made. A
-run has its threads' cores, the memory that was measured, and a GPU to itself where its device is cuda, or auto in a
-cluster with GPUs. It is made in TMPDIR of the node's `ray start`: a disk with room for replays. When a node dies, its
-runs go on elsewhere.
+or the address that `ray start` printed; --ray local is this machine alone. Nodes need the same rl-lab, and share no
+folder: configs and agents' files are sent, records and checkpoints come back into --runs as they are made. A run has
+its threads' cores, the memory that was measured, and a GPU to itself where its device is cuda, or auto in a cluster
+with GPUs. It is made in TMPDIR of the node's `ray start`: a disk with room for replays. When a node dies, its runs go
+on elsewhere.
 
 With --slurm a cluster makes the runs, in a folder that its machines share: `rl-lab sweep SWEEP --slurm partition=long
 timeout_min=600 --jobs 20`. --dry-run prints what sbatch would be given. Runs that wait or run there already are not
