@@ -339,10 +339,9 @@ class _Loop:
         self._check_stop()
 
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        # Asked twice: the agent may be stuck between two steps. Two signals may be one event: schedulers send several.
-        if self._stop_signal == number:
+        if self._stop_signal:  # asked twice: the agent may be stuck between two steps
             raise Stopped
-        self._stop_signal = self._stop_signal or number
+        self._stop_signal = number
 
     def _check_stop(self) -> None:
         if self._stop_signal:

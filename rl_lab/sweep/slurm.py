@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import shutil
 import signal
 import sys
@@ -37,6 +38,8 @@ _DEFAULTS: Mapping[str, Any] = {
     "signal_delay_s": 180,  # submitit has 90: a large replay takes longer to a slow disk
     "max_num_timeout": 100,  # submitit has 3: a run of days is to go through a short partition
 }
+_MOST_SIGNALS = 1 << 16
+"""That a pipe holds."""
 _MEMORY_MARGIN = 1.25
 """Of the measured memory: Slurm kills a job that needs more than it asked for."""
 
@@ -72,9 +75,13 @@ class Task:
                 leave()
             elif not is_asked:
                 is_asked = True
-                # A run that gets one signal twice stops without a checkpoint, and some clusters send SIGTERM, too.
-                signal.raise_signal(signal.SIGINT)
+                # Asked twice a run stops without a checkpoint, and some clusters send SIGTERM before the warning.
+                if signal.SIGTERM not in os.read(arrived, _MOST_SIGNALS):
+                    signal.raise_signal(signal.SIGTERM)
 
+        arrived, noted = os.pipe()
+        os.set_blocking(noted, False)
+        signal.set_wakeup_fd(noted, warn_on_full_buffer=False)  # Python writes the number of each signal there
         signal.signal(signal.SIGUSR2, on_warning)
         status = self.rl_lab(train_words(self.directory, self.flags, self.agent_file))
         if is_asked and status == ResumableError.exit_status:
