@@ -78,8 +78,8 @@ def test_a_switch_that_is_turned_off_changes_its_fields_and_no_other_switch(agen
 
 
 def test_every_switch_is_on_somewhere_above() -> None:
-    on = {switch for agent in (*PRESETS.values(), MANY_ON) for switch in agent.switches_on}
-    assert on >= set(SWITCHES)
+    of_dqn = [agent for agent in (*PRESETS.values(), MANY_ON) if agent.name == "dqn"]
+    assert {switch for agent in of_dqn for switch in agent.switches_on} == set(SWITCHES)
     assert len({switch.name for switch in SWITCHES}) == len(SWITCHES)
 
 
