@@ -63,10 +63,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     parser.add_argument("--no-measure", action="store_true", help="start at once: hours and memory are not known then")
     parser.add_argument("--yes", action="store_true", help=f"start more than {MOST_RUNS} runs, or {MOST_HOURS} hours")
     options = parser.parse_all(arguments)
-    if options.retries < 0 or (options.jobs is not None and options.jobs < 1):
-        raise LabError(
-            f"jobs are {options.jobs}, retries {options.retries}; allowed are jobs from 1 and retries from 0"
-        )
+    require_counts(options)
     if options.ray is not None and options.slurm is not None:
         raise LabError("--ray and --slurm exclude each other: one of them makes the runs")
     slurm = None if options.slurm is None else read_settings(options.slurm)
@@ -166,6 +163,14 @@ def _print_plan(sweep: Sweep, plan: Sequence[PlannedRun], rests: Sequence[Rest],
         f"{len(rests) - started:,} to start",
         flush=True,
     )
+
+
+def require_counts(options: argparse.Namespace) -> None:
+    """LabError unless --jobs and --retries are counts."""
+    if options.retries < 0 or (options.jobs is not None and options.jobs < 1):
+        raise LabError(
+            f"jobs are {options.jobs}, retries {options.retries}; allowed are jobs from 1 and retries from 0"
+        )
 
 
 def print_cost(needed: Cost, measured: Mapping[str, Measurement], runs: Path, free_memory_bytes: int | None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from rl_lab.cli.main import Parser
-from rl_lab.cli.sweep import MOST_HOURS, print_cost
+from rl_lab.cli.sweep import MOST_HOURS, print_cost, require_counts
 from rl_lab.cli.sweep_progress import SweepScreen
 from rl_lab.cli.table import print_table
 from rl_lab.config import value_text
@@ -99,10 +99,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
 
 def _search(options: argparse.Namespace) -> Search:
     """What the flags ask for; LabError for what cannot be searched."""
-    if options.retries < 0 or (options.jobs is not None and options.jobs < 1):
-        raise LabError(
-            f"jobs are {options.jobs}, retries {options.retries}; allowed are jobs from 1 and retries from 0"
-        )
+    require_counts(options)
     tune = read_tune(tune_path(options.tune))
     if options.trials is not None:
         tune = dataclasses.replace(tune, trials=options.trials)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rl_lab.errors import LabError
+from rl_lab.run import replace_text
 from rl_lab.sweep.claim import own_folder
 from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.pool import is_finished
@@ -45,9 +46,7 @@ def remember(runs: Path, name: str, jobs: Mapping[str, PlannedRun]) -> None:
     path = own_folder(runs, name) / _FILE
     known = _read(path) if path.exists() else {}
     added = {job: str(run.directory.relative_to(runs)) for job, run in jobs.items()}
-    new = path.with_name(f"{_FILE}.new")
-    new.write_text(json.dumps({"jobs": known | added}, indent=1))
-    new.replace(path)
+    replace_text(path, json.dumps({"jobs": known | added}, indent=1))
 
 
 def _read(path: Path) -> dict[str, str]:
