@@ -29,7 +29,10 @@ class Window:
             raise NoScreenError(str(error)) from error
         self._root.title(title)
         self._root.resizable(width=False, height=False)
-        self._label = tkinter.Label(self._root, borderwidth=0)
+        # Without Pillow's ImageTk, which Linux distributions package apart. One image for all frames: a Ctrl-C that comes
+        # while tkinter makes one leaves half of it, which complains when it is collected.
+        self._image = tkinter.PhotoImage(master=self._root, format="ppm")
+        self._label = tkinter.Label(self._root, borderwidth=0, image=self._image)
         self._label.pack()
         self._closed = False
         self._root.protocol("WM_DELETE_WINDOW", self._close)
@@ -53,9 +56,7 @@ class Window:
         """Show one frame [H, W, 3], and see to the window."""
         picture = self._panel.picture(screen, moment)
         height, width, _ = picture.shape
-        # Without Pillow's ImageTk, which Linux distributions package apart.
-        self._image = tkinter.PhotoImage(data=b"P6 %d %d 255 " % (width, height) + picture.tobytes(), format="ppm")
-        self._label.configure(image=self._image)
+        self._image.configure(data=b"P6 %d %d 255 " % (width, height) + picture.tobytes())
         self._root.update()
 
     def _close(self) -> None:
