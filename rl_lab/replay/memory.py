@@ -93,7 +93,7 @@ class ReplayMemory:
             fills_later=True,
         )
         self.n_step = n_step
-        self._discount = discount
+        self._discounts = np.array([discount**k for k in range(n_step + 1)])  # of a reward k steps ahead
         self._games = np.arange(num_games)
         self._frames = build_frames(storage, num_games, self.num_slots, OBSERVATION_SHAPE[1:], chunk_frames)
         shape = (num_games, self.num_slots)
@@ -246,20 +246,19 @@ class ReplayMemory:
         Fewer than n steps where the return ends or the episode is cut. A step that is not written yet is counted too:
         the caller sees by the index that it lies beyond the newest one.
         """
-        returns = np.zeros(len(games), np.float32)
-        steps = np.zeros(len(games), np.int64)
-        ended = np.zeros(len(games), np.bool_)
-        going_on = np.ones(len(games), np.bool_)
-        for k in range(self.n_step):
-            slots = (indices + k) % self.num_slots
-            returns += np.where(going_on, np.float32(self._discount**k) * self._rewards[games, slots], np.float32(0))
-            steps += going_on
-            ended |= going_on & self._terminated[games, slots]
-            next_is_step = (indices + k + 1 < self._written[games]) & self._is_transition[
-                games, (slots + 1) % self.num_slots
-            ]
-            going_on &= ~ended & next_is_step
-        discounts = np.where(ended, 0.0, np.float64(self._discount) ** steps).astype(np.float32)
+        rows = games[:, None]
+        indices = indices[:, None] + np.arange(self.n_step + 1)  # [N, n + 1]
+        slots = indices % self.num_slots
+        ends = self._terminated[rows, slots[:, :-1]]
+        is_last = ends | (indices[:, 1:] >= self._written[rows]) | ~self._is_transition[rows, slots[:, 1:]]
+        counts = np.ones_like(ends)
+        counts[:, 1:] = ~np.logical_or.accumulate(is_last[:, :-1], axis=1)
+        rewards = self._rewards[rows, slots[:, :-1]] * self._discounts[:-1].astype(np.float32)
+        # One after the other, as the sum's last digits depend on the order.
+        returns = np.where(counts, rewards, np.float32(0)).cumsum(axis=1)[:, -1]
+        steps = counts.sum(axis=1)
+        ended = (ends & counts).any(axis=1)
+        discounts = np.where(ended, 0.0, self._discounts[steps]).astype(np.float32)
         return returns, discounts, steps
 
     def _stacks(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
