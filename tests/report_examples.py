@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rl_lab.report.cautions import Absent
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.results import read_runs
 from rl_lab.scores import Reference, ReferenceCurve, score_table
@@ -46,6 +47,6 @@ def comparison_of(
     runs: Path, references: Sequence[Reference] = (), curves: Sequence[ReferenceCurve] = ()
 ) -> Comparison:
     """What `rl-lab compare` would show."""
-    found, without = read_runs([runs])
+    found, unevaluated = read_runs([runs])
     rng = np.random.default_rng(0)
-    return compare(found, references, curves, table=score_table(), without=without, rng=rng)
+    return compare(found, references, curves, table=score_table(), absent=Absent(unevaluated), rng=rng)

@@ -12,7 +12,7 @@ from rl_lab.atari import named_protocol
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
 from rl_lab.records import TUNE_MARK
-from rl_lab.report.cautions import mixtures
+from rl_lab.report.cautions import Absent, mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.results import read_runs
 from rl_lab.report.standings import Contender, Standing
@@ -23,9 +23,11 @@ from tests.report_runs import write_run
 
 
 def compared(*paths: Path, references: Sequence[str] = (), **changes: Any) -> Comparison:
-    runs, without = read_runs(paths)
+    runs, unevaluated = read_runs(paths)
     beside = [reference(name) for name in references]
-    return compare(runs, beside, without=without, table=score_table(), **{"rng": np.random.default_rng(0), **changes})
+    return compare(
+        runs, beside, absent=Absent(unevaluated), table=score_table(), **{"rng": np.random.default_rng(0), **changes}
+    )
 
 
 def contender(standing: Standing | None, label: str) -> Contender:

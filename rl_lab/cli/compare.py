@@ -16,7 +16,7 @@ import numpy as np
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, LabWarning, did_you_mean
 from rl_lab.records import find_tunes, is_of_tuning_seed, tune_of
-from rl_lab.report.cautions import mixtures
+from rl_lab.report.cautions import Absent, mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
 from rl_lab.report.results import Run, read_runs
@@ -60,9 +60,9 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     table = score_table(options.normalize)
     references, curves = published(options.reference)
     tunes = _tunes_below(options.paths)
-    runs, without = read_runs(options.paths, options.games)
+    runs, unevaluated = read_runs(options.paths, options.games)
     if not runs:
-        raise LabError(f"none of the {len(without)} runs has an evaluation yet; wait for the first iteration's end")
+        raise LabError(f"none of the {len(unevaluated)} runs has an evaluation yet; wait for the first iteration's end")
     tuning = [run.directory for run in runs if is_of_tuning_seed(run.directory, run.experiment, run.seed)]
     runs = [run for run in runs if run.directory not in tuning]
     if not runs:
@@ -73,11 +73,13 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         runs,
         references,
         curves,
-        without=without,
-        missing=() if options.sweep is None else _missing(options.sweep, options.agent, options.games, runs),
-        tunes=tunes,
-        tuning=tuning,
         table=table,
+        absent=Absent(
+            unevaluated,
+            () if options.sweep is None else _unfinished(options.sweep, options.agent, options.games, runs),
+            tunes,
+            tuning,
+        ),
         at_frames=options.at_frames,
         rng=np.random.default_rng(_RESAMPLING_SEED),
     )
@@ -105,7 +107,7 @@ def _tunes_below(paths: Sequence[Path]) -> list[Path]:
     return sorted({tune for path in paths for tune in find_tunes(path)})
 
 
-def _missing(sweep: str, agent_files: Sequence[str], games: Sequence[str], runs: Sequence[Run]) -> list[Path]:
+def _unfinished(sweep: str, agent_files: Sequence[str], games: Sequence[str], runs: Sequence[Run]) -> list[Path]:
     """The runs of a sweep that are not finished, only of `games`, if any; agents are loaded for their names only."""
     from rl_lab.sweep.plan import expand, read_sweep, sweep_path
 

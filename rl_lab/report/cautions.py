@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +15,28 @@ from rl_lab.scores import ScoreTable
 
 _Item = TypeVar("_Item")
 _Key = TypeVar("_Key", bound=Any)  # what can be sorted
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Runs that belong to what is compared, or lie beside it, and are not shown."""
+
+    unevaluated: Sequence[Path] = ()
+    """Begun, without an evaluation."""
+    unfinished: Sequence[Path] = ()
+    """Of a sweep that is compared: those that have not come to their end, or have not begun."""
+    tunes: Sequence[Path] = ()
+    """Folders of tunes, whose seeds chose their settings."""
+    tuning: Sequence[Path] = ()
+    """Runs elsewhere of such seeds."""
+
+    def told(self) -> Iterator[str]:
+        """A sentence for each kind, if there are any."""
+        if self.unfinished:
+            yield f"The sweep is not over; not finished: {_listed([str(directory) for directory in self.unfinished])}."
+        yield from left_out(self.tunes, "runs of tunes, whose seeds chose their settings")
+        yield from left_out(self.tuning, "runs of seeds that chose their settings")
+        yield from left_out(self.unevaluated, "no evaluation yet")
 
 
 def mixtures(runs: Sequence[Run]) -> list[str]:
@@ -79,12 +102,6 @@ def left_out(directories: Sequence[Path], reason: str) -> Iterator[str]:
     """One sentence about them, if there are any."""
     if directories:
         yield f"Left out, {reason}: {_listed([str(directory) for directory in directories])}."
-
-
-def not_finished(planned: Sequence[Path]) -> Iterator[str]:
-    """One sentence about runs of a sweep that have not come to their end, or have not begun."""
-    if planned:
-        yield f"The sweep is not over; not finished: {_listed([str(directory) for directory in planned])}."
 
 
 def differing(tables: Sequence[Mapping[str, object]], leave_out: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from rl_lab.errors import LabError
-from rl_lab.report.cautions import cautions, differing, grouped, left_out, not_finished, setup
+from rl_lab.report.cautions import Absent, cautions, differing, grouped, left_out, setup
 from rl_lab.report.results import Point, Run
 from rl_lab.report.standings import (
     Cell,
@@ -67,16 +67,11 @@ def compare(
     curves: Sequence[ReferenceCurve] = (),
     *,
     table: ScoreTable,
-    without: Sequence[Path] = (),
-    missing: Sequence[Path] = (),
-    tunes: Sequence[Path] = (),
-    tuning: Sequence[Path] = (),
+    absent: Absent,
     at_frames: int | None = None,
     rng: np.random.Generator,
 ) -> Comparison:
-    """Everything about the runs, and a word about those that are left out.
-
-    These are runs `without` an evaluation, planned ones that are `missing`, those of `tunes` and of `tuning` seeds.
+    """Everything about the runs, and a word about those that are left out, here or before.
 
     The generator draws bootstraps and permutations. LabError where no run has an evaluation after `at_frames`.
     """
@@ -112,10 +107,7 @@ def compare(
         curves=tuple(curves),
         warnings=(
             *cautions(runs, evaluation, table),
-            *not_finished(missing),
-            *left_out(tunes, "runs of tunes, whose seeds chose their settings"),
-            *left_out(tuning, "runs of seeds that chose their settings"),
-            *left_out(without, "no evaluation yet"),
+            *absent.told(),
             *left_out(_others(given, chosen), "no evaluation after the frames that were asked for"),
             *left_out(_others(runs, within), "no evaluation that is known to be within the equal hours"),
             *left_out(_others(runs, returns), "no training return at the frames of the evaluation"),

@@ -82,7 +82,7 @@ def read_runs(paths: Iterable[Path], games: Sequence[str] = ()) -> tuple[list[Ru
         if game not in played:
             raise LabError(f"no run of {game!r}{did_you_mean(game, played)} (allowed: {', '.join(sorted(played))})")
     runs: list[Run] = []
-    without: list[Path] = []
+    unevaluated: list[Path] = []
     for directory, config in configs.items():
         if games and config["game"] not in games:
             continue
@@ -90,8 +90,8 @@ def read_runs(paths: Iterable[Path], games: Sequence[str] = ()) -> tuple[list[Ru
         if evaluations:
             runs.append(_read(directory, config, evaluations))
         else:
-            without.append(directory)
-    return runs, without
+            unevaluated.append(directory)
+    return runs, unevaluated
 
 
 def _read(directory: Path, config: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> Run:
