@@ -29,8 +29,8 @@ class Window:
             raise NoScreenError(str(error)) from error
         self._root.title(title)
         self._root.resizable(width=False, height=False)
-        # Without Pillow's ImageTk, which Linux distributions package apart. One image for all frames: a Ctrl-C that comes
-        # while tkinter makes one leaves half of it, which complains when it is collected.
+        # Without Pillow's ImageTk, which Linux distributions package apart. One image for all frames: of one that a
+        # Ctrl-C leaves half made, tkinter complains when it is collected.
         self._image = tkinter.PhotoImage(master=self._root, format="ppm")
         self._label = tkinter.Label(self._root, borderwidth=0, image=self._image)
         self._label.pack()
