@@ -8,22 +8,21 @@ from typing import Any
 import pytest
 
 from rl_lab.agent import load_agent
-from rl_lab.benchmarks import memory, replays, training, update
+from rl_lab.benchmarks import memory
 from rl_lab.benchmarks.measuring import Settings, seconds
 from rl_lab.benchmarks.training import OURS, Training
-from rl_lab.cli import bench as cli
 from rl_lab.cli.main import main
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turns too short to measure anything, which take seconds where real ones take minutes."""
-    monkeypatch.setattr(cli, "_LEAST_STEPS", 128)
-    monkeypatch.setattr(training, "_LEAST_STEPS_PER_GAME", 4)
-    monkeypatch.setattr(replays, "_RECORDED_STEPS", 2_000)
-    monkeypatch.setattr(update, "_UPDATES", 2)
-    monkeypatch.setattr(update, "_UPDATES_WITH_SWITCHES", 1)
-    monkeypatch.setattr(update, "best_seconds", seconds)
+    monkeypatch.setattr("rl_lab.cli.bench._LEAST_STEPS", 128)
+    monkeypatch.setattr("rl_lab.benchmarks.training._LEAST_STEPS_PER_GAME", 4)
+    monkeypatch.setattr("rl_lab.benchmarks.replays._RECORDED_STEPS", 2_000)
+    monkeypatch.setattr("rl_lab.benchmarks.update._UPDATES", 2)
+    monkeypatch.setattr("rl_lab.benchmarks.update._UPDATES_WITH_SWITCHES", 1)
+    monkeypatch.setattr("rl_lab.benchmarks.update.best_seconds", seconds)
 
 
 def bench(suite: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def test_replay_compares_the_storages(capsys: pytest.CaptureFixture[str]) -> Non
 def test_replay_says_what_the_machine_is_too_small_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replays, "available_memory_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("rl_lab.benchmarks.replays.available_memory_bytes", lambda: 100_000_000)
     result = bench("replay", capsys)
     assert "left out: raw storage, which needs 0.1 GB of memory" in result["notes"]
     assert set(result["rows"]) == {

@@ -38,7 +38,7 @@ from tests.runs import Interrupts, Silent, resume, train, what_it_came_to
 
 resource = pytest.importorskip("resource", reason="needs os.fork, SIGKILL and limits of file sizes")
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # see Crashes
-KILLS = 30
+KILLS = 100
 WARM = ["tests.faults", "torch._dynamo", "torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2"]
 """What a run imports; torch would import its compiler at the first optimizer, in a second."""
 
@@ -158,7 +158,7 @@ def test_a_save_that_is_killed_or_refused_at_any_operation_leaves_the_old_or_the
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_again_and_again_ends_with_the_same_bytes(
+def test_a_run_killed_a_hundred_times_at_random_moments_ends_with_the_same_bytes(
     spawn: Callable[..., multiprocessing.process.BaseProcess], tmp_path: Path
 ) -> None:
     config = crash_experiment(120, replay_capacity=60)
