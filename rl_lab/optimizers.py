@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import overload
 
@@ -39,11 +40,11 @@ def build_optimizer(
             return CentredRMSProp([weights], learning_rate, decay=rmsprop_decay, epsilon=epsilon)
         # The fused kernels take a tenth of the default loop's time on a CPU.
         case "adam":
-            return torch.optim.Adam([weights], learning_rate, eps=epsilon, fused=True)
+            return _Adam([weights], learning_rate, eps=epsilon, fused=True)
         case "adamw":
-            return torch.optim.AdamW([weights], learning_rate, eps=epsilon, weight_decay=weight_decay, fused=True)
+            return _AdamW([weights], learning_rate, eps=epsilon, weight_decay=weight_decay, fused=True)
         case "sgd":
-            return torch.optim.SGD([weights], learning_rate, momentum=momentum, fused=True)
+            return _SGD([weights], learning_rate, momentum=momentum, fused=True)
     raise AssertionError(name)
 
 
@@ -52,7 +53,30 @@ def state_names(name: str, *, momentum: float) -> tuple[str, ...]:
     return () if name == "sgd" and not momentum else _STATE[name]
 
 
-class CentredRMSProp(torch.optim.Optimizer):
+class _Eager(torch.optim.Optimizer):
+    """An optimizer without torch's compiler, whose modules take long to import (docs/benchmarks.md).
+
+    torch wraps these methods to keep the compiler out of them, and imports it to do so.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+
+
+class _Adam(_Eager, torch.optim.Adam):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class _AdamW(_Eager, torch.optim.AdamW):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
+class _SGD(_Eager, torch.optim.SGD):
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
+
+
+class CentredRMSProp(_Eager):
     """RMSProp divided by the gradient's running standard deviation (Graves 2013, eqs. 38-40; Mnih et al. 2015).
 
     `epsilon` is added to the variance, inside the root; torch adds it outside, where it means another thing.

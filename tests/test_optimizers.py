@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from rl_lab.optimizers import CentredRMSProp, build_optimizer
+from rl_lab.optimizers import OPTIMIZERS, CentredRMSProp, build_optimizer
 
 
 def descend(gradients: list[float], *, start: float, learning_rate: float, decay: float, epsilon: float) -> list[float]:
@@ -85,3 +87,22 @@ def test_the_first_steps_by_name_are_those_worked_by_hand(name: str, expected: l
         weights.grad = torch.tensor([gradient])
         optimizer.step()
         assert weights.item() == pytest.approx(after)
+
+
+def test_no_run_waits_for_the_modules_of_the_compiler() -> None:
+    program = f"""
+import sys, torch
+from rl_lab.networks import build_network
+from rl_lab.optimizers import build_optimizer, load_optimizer_state, optimizer_state
+from rl_lab.weights import MasterWeights
+for name in {OPTIMIZERS}:
+    weights = MasterWeights(build_network("nature", 6, torch.Generator()), "bf16")
+    optimizer = build_optimizer(
+        name, weights.values, 0.1, epsilon=1.0, rmsprop_decay=0.9, momentum=0.5, weight_decay=0.0
+    )
+    optimizer.step()
+    load_optimizer_state(optimizer, optimizer_state(optimizer))
+sys.exit(", ".join(sorted({{"torch._dynamo", "sympy"}} & set(sys.modules))) or 0)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
