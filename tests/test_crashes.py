@@ -39,8 +39,8 @@ from tests.runs import Interrupts, Silent, resume, train, what_it_came_to
 resource = pytest.importorskip("resource", reason="needs os.fork, SIGKILL and limits of file sizes")
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # see Crashes
 KILLS = 100
-WARM = ["tests.faults", "torch._dynamo", "torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2"]
-"""What a run imports; torch would import its compiler at the first optimizer, in a second."""
+WARM = ["tests.faults", "torch.utils.tensorboard", "tensorboard.compat.proto.event_pb2"]
+"""What a run imports."""
 
 
 @pytest.fixture(autouse=True)
