@@ -153,6 +153,14 @@ def read_status(directory: Path) -> Status:
     return from_table(Status, read_json(path), str(path))
 
 
+def is_finished(directory: Path) -> bool:
+    """Whether the run of that folder says so itself."""
+    try:
+        return read_status(directory).state == "finished"
+    except LabError:
+        return False
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records of a .jsonl file, without a last line that is still being written; LabError for a damaged one."""
     *lines, _unfinished = read_bytes(path, max_bytes=_MAX_RECORDS_BYTES).split(b"\n")

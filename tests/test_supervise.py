@@ -19,6 +19,7 @@ from rl_lab.records import read_status
 
 CHILD = """
 import json, os, pathlib, sys
+from rl_lab.records import Status
 run = pathlib.Path("run")
 with open("starts.jsonl", "a") as starts:
     print(json.dumps(sys.argv[1:]), file=starts)
@@ -26,6 +27,10 @@ count = len(open("starts.jsonl").readlines())
 def make_run():
     run.mkdir(exist_ok=True)
     (run / "config.toml").write_text("")
+def finish():
+    status = Status.of_this_process("finished", steps=1, frames=4)
+    (run / "status.new").write_text(json.dumps(vars(status)))
+    (run / "status.new").replace(run / "status.json")
 def die(signal_number):
     os.kill(os.getpid(), signal_number)
 """
@@ -133,6 +138,21 @@ def test_a_resumed_run_is_resumed_again_with_the_same_arguments(arguments: tuple
     Path("run/config.toml").write_text("")
     assert run("if count == 1: die(11)", arguments=arguments) == 0
     assert starts() == [list(arguments)] * 2
+
+
+def test_a_child_that_crashes_as_it_leaves_a_finished_run_is_not_started_again(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run("make_run()\nif count == 2: finish()\ndie(11)") == 0
+    assert starts() == [["--seed", "1"], ["--resume", "run"]]
+    assert "signal 11, Segmentation fault when it had finished" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_finished_run_whose_new_budget_was_not_begun_does_not_count_as_finished() -> None:
+    larger = ("--resume", "run", "--total-steps", "900")
+    assert run("make_run(); finish()") == 0
+    assert run("if count == 2: die(11)", arguments=larger) == 0
+    assert starts()[1:] == [list(larger)] * 2
 
 
 def test_ctrl_c_of_the_whole_group_reaches_the_child_once_each_time() -> None:

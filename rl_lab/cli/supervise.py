@@ -17,6 +17,7 @@ from types import FrameType
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, ResumableError
+from rl_lab.records import is_finished
 from rl_lab.system import signals_to
 from rl_lab.watchdog import how_it_ended
 
@@ -54,12 +55,13 @@ def supervise(
 ) -> int:
     """Run `program` with the arguments in a child, and after a crash with --resume, up to `restarts` times.
 
-    The last child's exit status, as a shell gives it. `resume_flags` are those that a run does not remember.
+    The last child's exit status, as a shell gives it, or 0 if it crashed as it left a finished run. `resume_flags` are
+    those that a run does not remember.
     """
     if restarts < 0:
         raise LabError(f"restarts are {restarts}; allowed is 0 or more")
-    config = run_directory / "config.toml"
-    before = _identity(config)
+    config, last_status = run_directory / "config.toml", run_directory / "status.json"
+    before, status_before = _identity(config), _identity(last_status)
     is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     resume = arguments if is_resumed else ("--resume", str(run_directory), *resume_flags)
     command = [*program, *arguments]
@@ -74,6 +76,9 @@ def supervise(
             if not is_resumed and _identity(config) in (None, before):
                 _say(f"the run {how_it_ended(returncode)} before it began: nothing to resume")
                 return status
+            if is_finished(run_directory) and _identity(last_status) != status_before:
+                _say(f"the run {how_it_ended(returncode)} when it had finished")
+                return 0
             if restarts == 0:
                 _say(f"the run {how_it_ended(returncode)}; no restarts are left")
                 return status

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from rl_lab.checkpoint import checkpoints
 from rl_lab.errors import LabError, ResumableError, printable
-from rl_lab.records import read_status
+from rl_lab.records import is_finished, read_status
 from rl_lab.sweep.cost import Measurement, jobs_that_fit
 from rl_lab.sweep.plan import PlannedRun
 from rl_lab.system import available_memory_bytes, num_cores, signals_to
@@ -303,11 +303,3 @@ class Pool:
     def _note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         self._signals.append(number)
-
-
-def is_finished(directory: Path) -> bool:
-    """Whether the run of that folder says so itself."""
-    try:
-        return read_status(directory).state == "finished"
-    except LabError:
-        return False

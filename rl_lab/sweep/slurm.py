@@ -20,9 +20,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rl_lab.errors import LabError, ResumableError, did_you_mean
+from rl_lab.records import is_finished
 from rl_lab.sweep.cost import Measurement
 from rl_lab.sweep.plan import PlannedRun, train_words
-from rl_lab.sweep.pool import is_finished
 
 if TYPE_CHECKING:
     import submitit

@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rl_lab.errors import LabError
+from rl_lab.records import is_finished
 from rl_lab.run import replace_text
 from rl_lab.sweep.claim import own_folder
 from rl_lab.sweep.plan import PlannedRun
-from rl_lab.sweep.pool import is_finished
 from rl_lab.untrusted import read_json
 
 _FILE = "slurm.json"
