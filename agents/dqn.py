@@ -99,7 +99,8 @@ class DQNConfig(AgentConfig):
     cosines: int = 64
     """implicit_quantile: cosines that embed a quantile (64 in the paper)."""
     initialization: str = "torch7"
-    """torch7 (as DeepMind's DQN: shrinks a signal from layer to layer) or he (keeps it: differences show earlier)."""
+    """torch7 (as DeepMind's DQN: shrinks a signal from layer to layer), he (keeps it: differences show earlier) or
+    he_centred (he, with the mean taken from each filter of the first layer: none is silent on an even screen)."""
     double: bool = False
     """Double DQN: the online network chooses the action that the target network values."""
     munchausen: bool = False

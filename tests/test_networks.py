@@ -131,6 +131,20 @@ def test_he_draws_within_its_bounds_and_leaves_biases_zero() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_centred_filters_answer_to_no_grey_and_differ_from_those_of_he_by_their_mean_alone(name: str) -> None:
+    he, centred = (build_network(name, 4, seeded(0), initialization=kind) for kind in ("he", "he_centred"))
+    grey = torch.full((1, 4, 84, 84), 87, dtype=torch.uint8)
+    inner = centred[0](grey)[..., 1:-1, 1:-1]  # the residual network's filters reach beyond the screen's edge
+    torch.testing.assert_close(inner, torch.zeros_like(inner), rtol=0, atol=1e-5)
+    first, *others = he.parameters()
+    centred_first, *centred_others = centred.parameters()
+    means = first.mean(dim=(1, 2, 3), keepdim=True)
+    assert means.abs().min() > 1e-4
+    torch.testing.assert_close(centred_first, first - means, rtol=0, atol=1e-7)
+    assert all(map(torch.equal, others, centred_others))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_same_generator_gives_the_same_weights(name: str) -> None:
     first, second = (build_network(name, 4, seeded(3)).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from rl_lab.networks.heads import ValueHead
-from rl_lab.networks.layers import NoisyLinear, SpectralConv2d
+from rl_lab.networks.layers import NoisyLinear, PixelConv2d, SpectralConv2d
 
-INITIALIZATIONS: tuple[str, ...] = ("torch7", "he")
+INITIALIZATIONS: tuple[str, ...] = ("torch7", "he", "he_centred")
 
 
 def initialize(network: nn.Module, initialization: str, generator: torch.Generator) -> None:
@@ -23,6 +23,8 @@ def initialize(network: nn.Module, initialization: str, generator: torch.Generat
             case nn.GroupNorm() | nn.LayerNorm():
                 layer.reset_parameters()
         match layer:
+            case PixelConv2d() if initialization == "he_centred":
+                _centre(layer)
             case NoisyLinear():
                 layer.initialize_sigma()
             case SpectralConv2d():
@@ -50,3 +52,13 @@ def _he(layer: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:
     nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
+
+
+def _centre(layer: PixelConv2d) -> None:
+    """Take from each filter the mean of its weights: it answers to what differs from a uniform screen, and to no grey.
+
+    The lab's. Most screens are mostly one colour, and there the rectifier silences a filter whose weights sum to less
+    than zero: of the 16 of Mnih et al. 2013 some five in Pong, before anything is learned.
+    """
+    with torch.no_grad():
+        layer.weight -= layer.weight.mean(dim=(1, 2, 3), keepdim=True)
