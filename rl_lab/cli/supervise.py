@@ -60,8 +60,8 @@ def supervise(
     """
     if restarts < 0:
         raise LabError(f"restarts are {restarts}; allowed is 0 or more")
-    config, last_status = run_directory / "config.toml", run_directory / "status.json"
-    before, status_before = _identity(config), _identity(last_status)
+    config, record = run_directory / "config.toml", run_directory / "status.json"
+    config_before, record_before = _identity(config), _identity(record)
     is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     resume = arguments if is_resumed else ("--resume", str(run_directory), *resume_flags)
     command = [*program, *arguments]
@@ -73,10 +73,11 @@ def supervise(
             if child.was_stopped or status in _NOT_CRASHED:
                 return status
             # An older run that --overwrite was to delete is not to be resumed in the new one's place.
-            if not is_resumed and _identity(config) in (None, before):
+            if not is_resumed and _identity(config) in (None, config_before):
                 _say(f"the run {how_it_ended(returncode)} before it began: nothing to resume")
                 return status
-            if is_finished(run_directory) and _identity(last_status) != status_before:
+            # A finished run whose larger budget was not begun still says so: that record is the old one.
+            if is_finished(run_directory) and _identity(record) != record_before:
                 _say(f"the run {how_it_ended(returncode)} when it had finished")
                 return 0
             if restarts == 0:
