@@ -8,6 +8,7 @@ seeds = [0, 1]
 [overrides]
 total_steps = 400
 iteration_steps = 200
+num_games = 2
 evaluation_episodes = 1
 log_every_steps = 20
 device = "cpu"

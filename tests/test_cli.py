@@ -64,7 +64,7 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
         ("train sb3_dqn/quick --agent.replay-capacity 1000000000", "GB free; use --agent.replay-capacity"),
         ("train --device cuda", "torch sees no GPU; use --device cpu"),
         ("train --device tpu", "device is 'tpu'; allowed is one of auto, cpu, cuda"),
-        ("train --seed 1 dqn/pong", "CONFIG comes first"),
+        ("train --seed 1 dqn/like", "CONFIG comes first"),
         ("train --without noisyy", "'noisyy' is no switch of dqn; did you mean 'noisy'? (on: target_network, double,"),
         ("train --without noisy", "'noisy' is off already (on: target_network, double, n_step, gradient_clipping)"),
         ("train dqn/mnih2013 --without double", "'double' is off already (on: none)"),

@@ -51,7 +51,7 @@ def ask(line: str, *options: str) -> tuple[list[str], subprocess.CompletedProces
         ("train --protocol ", [*PROTOCOLS]),
         ("train --agent ", ["apex_dqn", "dqn", "sb3_dqn", "sb3_ppo", "sb3_qrdqn", "uniform"]),
         ("train --agent ban", ["bandit.py"]),
-        ("train dqn/pong --seed 1 --agent.replay-cap", ["--agent.replay-capacity"]),
+        ("train dqn/like --seed 1 --agent.replay-cap", ["--agent.replay-capacity"]),
         ("train --agent.learning-rate 1 --protocol.st", ["--protocol.sticky-probability"]),
         ("train --device c", ["cpu", "cuda"]),
         ("train --seed ", []),

@@ -19,8 +19,9 @@ def test_every_shipped_config_is_complete_and_reads_back_equal(name: str, tmp_pa
     assert load_experiment(copy) == config
 
 
-def test_quick_configs_share_game_budget_and_protocol() -> None:
-    ours, theirs = (load_experiment(config_path(name)) for name in ("dqn/quick", "sb3_dqn/quick"))
+@pytest.mark.parametrize("name", ["quick", "small"])
+def test_quick_and_small_configs_share_game_budget_and_protocol(name: str) -> None:
+    ours, theirs = (load_experiment(config_path(f"{agent}/{name}")) for agent in ("dqn", "sb3_dqn"))
     for field in ("game", "total_steps", "iteration_steps", "num_games", "protocol", "evaluation_episodes"):
         assert getattr(ours, field) == getattr(theirs, field), field
 

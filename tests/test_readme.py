@@ -24,8 +24,9 @@ def test_the_agent_of_the_readme_trains_and_is_evaluated(
     monkeypatch.chdir(tmp_path)
     (text,) = code_blocks("python")
     Path("bandit.py").write_text(text)
-    short = "--total-steps 240 --iteration-steps 240 --log-every-steps 80 --protocol.max-frames-per-episode 400"
-    assert main(f"train --agent bandit.py --game Freeway --evaluation-episodes 1 --threads 1 {short}".split()) == 0
+    short = "--total-steps 240 --iteration-steps 240 --num-games 2 --log-every-steps 80 --evaluation-episodes 1"
+    rules = "--protocol.max-frames-per-episode 400 --threads 1"
+    assert main(f"train --agent bandit.py --game Freeway {short} {rules}".split()) == 0
     again = "rl-lab evaluate runs/Freeway/bandit-on-dqn-quick/seed-0 --agent bandit.py --episodes 100"
     assert capsys.readouterr().out.endswith(f"\nplay more:  {again}\n")
     assert main(["evaluate", "runs/Freeway/bandit-on-dqn-quick/seed-0", "--agent", "bandit.py", "--episodes", "1"]) == 0

@@ -272,7 +272,7 @@ def test_a_measurement_is_of_the_real_training() -> None:
     write_sweep(agents='["dqn/quick"]')
     (one,) = measure(planned()).values()
     assert 0 < one.steps_per_second < 10_000
-    replay = 40_000 * 84 * 84
+    replay = 50_000 * 84 * 84
     assert replay < one.replay_bytes < 1.1 * replay
     assert one.memory_bytes > one.replay_bytes + 50_000_000
     assert one.disk_bytes > 2_000_000  # weights, with Adam's moments

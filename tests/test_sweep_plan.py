@@ -173,7 +173,7 @@ def test_sweeps_are_no_experiments() -> None:
         (("agent.n_step", "n_step"), "dqn/quick has no 'n_step' to override; did you mean 'agent.n_step'?"),
         (("20_000", "'many'"), "total_steps for dqn/quick is 'many'; allowed is an integer"),
         (("20_000", "-2"), "dqn/quick: total_steps is -2; allowed is 1 or more"),
-        (("20_000", "20_001"), "dqn/quick: total_steps is 20001; allowed are multiples of the 2 games"),
+        (("20_000", "20_001"), "dqn/quick: total_steps is 20001; allowed are multiples of the 8 games"),
         (("machado2018", "machado2019"), "machado2019"),
         (("agent.n_step", "seed"), "seed cannot be overridden"),
         (("agent.n_step", "total_steps"), "total_steps is in the matrix and in the overrides"),

@@ -141,9 +141,9 @@ def test_a_run_without_a_switch_says_so_and_has_a_folder_of_its_own(capsys: pyte
     rules = "--protocol.max-frames-per-episode 400 --agent.learning-starts-steps 150 --agent.replay-capacity 1000"
     assert main(["train", *tiny.split(), *rules.split(), "--without", "n_step", "double"]) == 0
     first, *notes, _, last, _, _ = capsys.readouterr().out.splitlines()
-    assert first.startswith("dqn-quick-without-double-n_step on Krull")
+    assert first.startswith("dqn-quick-without-double-n_step on Pong")
     assert notes == ["without double: double = false", "without n_step: n_step = 1"]
-    assert last.startswith("runs/Krull/dqn-quick-without-double-n_step/seed-0: mean score")
+    assert last.startswith("runs/Pong/dqn-quick-without-double-n_step/seed-0: mean score")
 
 
 def explained(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[str], dict[str, str], list[str]]:
@@ -229,7 +229,7 @@ def test_another_agent_is_not_explained_by_the_comments_of_the_files_own(capsys:
     _, rows, order = explained("dqn/quick --agent sb3_dqn", capsys)
     assert [line for line in order if line not in rows] == ["experiment", "protocol nature2015", "sb3_dqn itself"]
     assert rows["name"] == "sb3_dqn-on-dqn-quick from the command line (--agent)"
-    assert rows["total_steps"] == "40_000 160,000 frames"
+    assert rows["total_steps"] == "250_000 1 million frames"
     assert rows["agent.name"] == "sb3_dqn from the command line"
     assert rows["agent.n_step"] == "1 default: Steps of reward before the return is bootstrapped (SB3's n_steps)."
 

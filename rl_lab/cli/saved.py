@@ -116,7 +116,7 @@ def _checkpoint(saved: Path) -> Path:
         verify(saved, segments=False)
         return saved
     if not (saved / "checkpoints").is_dir():
-        raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-pong/seed-0")
+        raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-quick/seed-0")
     checkpoint, problems = newest_checkpoint(saved)
     for problem in problems:
         warnings.warn(f"skipped a damaged checkpoint: {problem}", LabWarning, stacklevel=2)
