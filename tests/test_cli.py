@@ -289,9 +289,9 @@ def test_a_warning_is_one_line(
 ) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", dict)
     monkeypatch.setattr("warnings.filters", [])  # the tests' own make errors of warnings
-    short = "--total-steps 240 --iteration-steps 240 --agent.learning-starts-steps 100 --agent.precision bf16"
+    short = "--total-steps 240 --iteration-steps 240 --num-games 2 --agent.learning-starts-steps 100"
     rules = "--evaluation-episodes 1 --protocol.max-frames-per-episode 400 --threads 1 --device cpu"
-    assert main(["train", *short.split(), *rules.split(), "--runs", str(tmp_path)]) == 0
+    assert main(["train", *short.split(), *rules.split(), "--agent.precision", "bf16", "--runs", str(tmp_path)]) == 0
     expected = "rl-lab: precision is bf16, which this cpu computes no faster than fp32: --agent.precision fp32\n"
     assert capsys.readouterr().err == expected
 
