@@ -279,6 +279,13 @@ def test_a_restored_memory_goes_on_to_the_bit_as_the_model_does(
     assert leaf_weights(games.memory) == games.weights
 
 
+def test_a_memory_whose_discount_leaves_nothing_of_the_next_value_is_restored(tmp_path: Path) -> None:
+    memory, copy = (PrioritizedReplayMemory(100, 1, discount=0.0, n_step=3, priority_exponent=1.0) for _ in range(2))
+    play(memory, ["goes_on"] * 35)
+    copy.load(saved_in(memory, tmp_path), num_actions=256)
+    assert leaf_weights(copy) == leaf_weights(memory)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -185,7 +185,7 @@ class ReplayMemory:
 
     def gather(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> Batch:
         """The transitions that start at the given steps; indices count every slot that the game ever wrote."""
-        returns, discounts, steps = self._n_step(games, indices)
+        returns, discounts, steps, _ = self._n_step(games, indices)
         return Batch(
             observations=self._stacks(games, indices),
             actions=self._actions[games, indices % self.num_slots].astype(np.int64),
@@ -227,8 +227,8 @@ class ReplayMemory:
     def _complete(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[N], whether all that the transition needs is in memory: its stack, its n steps, what to bootstrap from."""
         slots = indices % self.num_slots
-        _, discounts, steps = self._n_step(games, indices)
-        has_future = (discounts == 0) | (indices + steps < self._written[games])
+        _, _, steps, ended = self._n_step(games, indices)
+        has_future = ended | (indices + steps < self._written[games])
         complete: NDArray[np.bool_] = self._is_transition[games, slots] & self._has_stack(games, indices) & has_future
         return complete
 
@@ -240,11 +240,11 @@ class ReplayMemory:
 
     def _n_step(
         self, games: NDArray[np.int64], indices: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
-        """n-step returns, discounts and step counts, each [N] (Sutton 1988; Hessel et al. 2018, eq. 1).
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]:
+        """n-step returns, discounts, step counts, and whether the return ended within these, each [N].
 
-        Fewer than n steps where the return ends or the episode is cut. A step that is not written yet is counted too:
-        the caller sees by the index that it lies beyond the newest one.
+        Sutton 1988; Hessel et al. 2018, eq. 1. Fewer than n steps where the return ends or the episode is cut. A step
+        that is not written yet is counted too: the caller sees by the index that it lies beyond the newest one.
         """
         rows = games[:, None]
         indices = indices[:, None] + np.arange(self.n_step + 1)  # [N, n + 1]
@@ -259,7 +259,7 @@ class ReplayMemory:
         steps = counts.sum(axis=1)
         ended = (ends & counts).any(axis=1)
         discounts = np.where(ended, 0.0, self._discounts[steps]).astype(np.float32)
-        return returns, discounts, steps
+        return returns, discounts, steps, ended
 
     def _stacks(self, games: NDArray[np.int64], indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Observations [N, 4, 84, 84] at the given steps, channels last in memory.
