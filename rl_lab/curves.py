@@ -68,7 +68,8 @@ class Curves:
         frames = position.steps * env.protocol.frame_skip
         self._progress = Progress(position.steps, frames, 0.0, epsilon=None, mean_return=None, human_normalized=None)
         self._begin_frames = env.frames
-        self._begin_time = self._written_time = time.monotonic()
+        self._begin_time = time.monotonic()
+        self._written_time = self._begin_time - position.unwritten_seconds
 
     def finish(self) -> Progress:
         """The iteration's training is over: write what is left; how it went, with its mean speed."""
@@ -110,6 +111,11 @@ class Curves:
         """For the environment, at each episode's end."""
         self._recent.append((episode.score, episode.length_steps * self._run.config.protocol.frame_skip))
         self._run.log_episode(episode, base_steps=self._base_steps)
+
+    @property
+    def unwritten_seconds(self) -> float:
+        """Of training since the last point of the curves."""
+        return time.monotonic() - self._written_time if self._steps > self.written_steps else 0.0
 
     @property
     def _steps(self) -> int:

@@ -6,6 +6,7 @@ Emulators cannot be saved, but they repeat themselves: the actions since the ite
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -23,6 +24,8 @@ from rl_lab.untrusted import TensorSpec, pack_arrays, unpack_arrays
 _POSITION, _PLAYED = "position.json", "played.safetensors"
 _MAX_PLAYED_BYTES = 1 << 28
 """Actions of one byte: a billion frames in one iteration."""
+_MAX_SECONDS = 1e8
+"""Three years between two points of the curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,8 @@ class Position:
     """Lengths of the records."""
     written_steps: int = 0
     """Agent steps at the last point of the training curves."""
+    unwritten_seconds: float = 0.0
+    """Of training since that point."""
     agent_metrics: dict[str, float] = field(default_factory=dict)
     """What the agent logged for the next one."""
 
@@ -77,8 +82,17 @@ class Position:
             played=played,
             record_bytes={name: integer_at(record_bytes, name, _POSITION) for name in RECORDS},
             written_steps=integer_at(table, "written_steps", _POSITION),
+            unwritten_seconds=_seconds(table),
             agent_metrics=metrics,
         )
         if position.begin_steps % config.num_games or position.written_steps > position.steps:
             raise LabError(f"{_POSITION} is damaged: its counters do not fit each other")
         return position
+
+
+def _seconds(table: Mapping[str, object]) -> float:
+    """Those not written yet; LabError for what no clock shows."""
+    seconds = table.get("unwritten_seconds", 0.0)  # the first checkpoints of format 2 do not tell
+    if type(seconds) is not float or not 0 <= seconds < _MAX_SECONDS:
+        raise LabError(f"{_POSITION} is damaged: unwritten_seconds is {seconds!r}; allowed is 0.0 to {_MAX_SECONDS}")
+    return seconds

@@ -311,6 +311,7 @@ class _Loop:
             position,
             record_bytes=self._run.sync_records(self._conduct.storage),
             written_steps=self._curves.written_steps,
+            unwritten_seconds=self._curves.unwritten_seconds,
             agent_metrics=self._curves.agent_metrics,
         )
         state = self._agent.save_state()

@@ -305,6 +305,7 @@ OBJECTS: list[tuple[str, str, Edit, str]] = [
     ("sb3", "state/state.json", lambda table: table.update(num_timesteps=2**62), "rows"),
     ("dqn", "loop/position.json", lambda table: table.update(begin_steps=121), "do not fit each other"),
     ("dqn", "loop/position.json", lambda table: table.update(written_steps=2**60), "do not fit each other"),
+    ("dqn", "loop/position.json", lambda table: table.update(unwritten_seconds=1e300), "allowed is 0.0 to 100000000.0"),
 ]
 
 

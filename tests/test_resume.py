@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from rl_lab.agent import AgentConfig, load_agent
+from rl_lab.curves import Curves
 from rl_lab.errors import LabError, LabWarning
-from rl_lab.records import read_status
+from rl_lab.records import read_records, read_status
 from rl_lab.watchdog import Watchdog
 from tests.runs import Interrupts, resume, train, what_it_came_to
 from tests.test_dqn import ready_agent
@@ -82,6 +86,28 @@ def test_a_run_interrupted_again_and_again_ends_as_one_that_never_stopped(agent:
         resume(part, reporter=Interrupts(at_steps))
     resume(part)
     assert what_it_came_to(part) == what_it_came_to(whole)
+
+
+@pytest.mark.parametrize("stop_before", [66, 98], ids=["between two points of the curves", "where a point is due"])
+def test_time_before_a_stop_counts_in_the_speed_after_it(
+    stop_before: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, on_steps = [0.0], Curves.on_steps
+
+    def takes_a_second(curves: Curves, total_steps: int) -> None:
+        if total_steps == stop_before and seconds[-1] == stop_before / 2:  # not again after the stop
+            os.kill(os.getpid(), signal.SIGINT)
+        on_steps(curves, total_steps)
+        seconds.append(seconds[-1] + 1)
+
+    monkeypatch.setattr(Curves, "on_steps", takes_a_second)
+    monkeypatch.setattr("rl_lab.curves.time", SimpleNamespace(monotonic=lambda: seconds[-1]))
+    config = tiny_experiment(agent=AGENTS["uniform"], total_steps=200, log_every_steps=50)
+    stopped = train(config, tmp_path)
+    assert stopped.steps == stop_before + 2
+    resume(stopped.run)
+    # Two games: eight frames a second.
+    assert [record["time/fps"] for record in read_records(stopped.run / "metrics.jsonl")] == [8.0] * 4
 
 
 def test_a_run_that_was_to_stop_at_an_iterations_end_goes_on_as_one_that_never_stopped(tmp_path: Path) -> None:
