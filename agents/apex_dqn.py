@@ -171,6 +171,12 @@ class ApexDQN(Agent):
                 f"replay_capacity is {config.replay_capacity}; allowed is one transition or more for each of "
                 f"{config.actors} actors' {task.num_games} games: use a larger --agent.replay-capacity"
             )
+        first_transitions_steps = (config.n_step + 1) * task.num_games * config.actors
+        if config.learning_starts_steps < first_transitions_steps:
+            raise LabError(
+                f"learning_starts_steps is {config.learning_starts_steps}; allowed is {first_transitions_steps} or more, "
+                f"when {config.actors} actors' {task.num_games} games have their first {config.n_step}-step transitions"
+            )
         self.config = config
         self._task = task
         self._device = torch.device(task.device)
@@ -228,7 +234,8 @@ class ApexDQN(Agent):
         self._rng = generator(self._task.seed, "replay", self._steps)
         self._publish(cluster)
         cluster.begin(env, self._steps)
-        while (env.steps < steps or self._is_behind(cluster)) and not env.pause_requested:
+        # Once all is played a pause waits for the updates that are due: nobody would make them later.
+        while self._is_behind(cluster) if env.steps == steps else not env.pause_requested:
             self._order(cluster, env, steps)
             is_due = self._may_learn(cluster)
             self._count(cluster, env, log, 0 if is_due and cluster.has_batch else _WAIT_SECONDS)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rl_lab.agent import load_agent
-from rl_lab.apex.acting import Actor, ActorSettings, actor_epsilon
+from rl_lab.agent import AgentConfig, Task, load_agent
+from rl_lab.apex.acting import Actor, ActorSettings, Played, actor_epsilon
 from rl_lab.apex.chunk import Chunk, ChunkBuilder
 from rl_lab.apex.priorities import InitialPriorities
 from rl_lab.apex.shard import Shard, ShardSettings, split
@@ -319,6 +320,58 @@ def test_a_pause_is_noticed_where_nothing_is_played() -> None:
 def test_bad_hyperparameters_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LabError, match=message):
         load_agent("apex_dqn").Config(name="apex_dqn", **changes)
+
+
+def tiny_apex(**changes: Any) -> AgentConfig:
+    """An update every 8 steps from step 64 on."""
+    settings = {"actors": 2, "shards": 1, "batch_size": 8, "learning_starts_steps": 64, "steps_per_update": 8.0}
+    return load_agent("apex_dqn").Config(name="apex_dqn", **{**settings, **changes})
+
+
+def test_learning_that_starts_before_the_first_transitions_is_refused() -> None:
+    task = Task(num_actions=4, num_games=4, total_steps=4_000, seed=0)
+    load_agent("apex_dqn")(tiny_apex(n_step=7), task)
+    with pytest.raises(LabError, match="learning_starts_steps is 64; allowed is 72 or more, when 2 actors' 4 games"):
+        load_agent("apex_dqn")(tiny_apex(n_step=8), task)
+
+
+class AllPlayed:
+    """Stands in for a cluster whose actors have played 200 steps at once, so that the learner is far behind."""
+
+    steps_under_way, has_batch, num_requested, held_steps, replaced = 0, True, 0, 0, 0
+
+    def collect(self, timeout_seconds: float) -> list[Played]:
+        steps = [50, 50] if self.held_steps == 0 else []
+        self.held_steps = 200
+        return [Played(np.zeros((rounds, 2), np.uint8), []) for rounds in steps]
+
+    def next_batch(self) -> Any:
+        return SimpleNamespace(batch=None, shares=np.ones(8))
+
+    def idle_actors(self) -> list[int]:
+        return []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None  # what it is told
+
+
+def test_a_pause_takes_no_updates_that_are_due_when_all_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Task(num_actions=4, num_games=2, total_steps=200, seed=0)
+    agent: Any = load_agent("apex_dqn")(tiny_apex(), task)
+    monkeypatch.setattr("rl_lab.apex.cluster.Cluster", lambda *_, **__: AllPlayed())
+    agent.prepare()
+
+    def update(*_: Any) -> NDArray[np.float32]:
+        agent._updates += 1
+        return np.ones(8, np.float32)
+
+    agent.update = update
+    heard = Heard()
+    env = new_env(observer=heard)
+    env.reset()
+    heard.pauses = True
+    agent.train(env, 200, SimpleNamespace(due=lambda: False))
+    assert agent._updates == (200 - agent._idle_steps) // 8 > 0
 
 
 def test_a_memory_knows_how_much_it_was_sent() -> None:
