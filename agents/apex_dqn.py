@@ -174,8 +174,9 @@ class ApexDQN(Agent):
         first_transitions_steps = (config.n_step + 1) * task.num_games * config.actors
         if config.learning_starts_steps < first_transitions_steps:
             raise LabError(
-                f"learning_starts_steps is {config.learning_starts_steps}; allowed is {first_transitions_steps} or more, "
-                f"when {config.actors} actors' {task.num_games} games have their first {config.n_step}-step transitions"
+                f"learning_starts_steps is {config.learning_starts_steps}; allowed is {first_transitions_steps} or "
+                f"more, when {config.actors} actors' {task.num_games} games have their first {config.n_step}-step "
+                "transitions"
             )
         self.config = config
         self._task = task
