@@ -82,6 +82,13 @@ def categorical_projection(values: Tensor, probabilities: Tensor, support: Tenso
     lies beyond the support goes to its end. The mean is kept within the support.
     """
     assert values.shape == probabilities.shape, (values.shape, probabilities.shape)
+    rows = max(_CACHED_DIFFERENCES // (len(support) * values.shape[1]), 1)
+    pieces = zip(values.split(rows), probabilities.split(rows), strict=True)
+    return torch.cat([_project(*piece, support) for piece in pieces])
+
+
+def _project(values: Tensor, probabilities: Tensor, support: Tensor) -> Tensor:
+    """As `categorical_projection`, in a few arrays of B K M numbers."""
     spacing = support[1] - support[0]
     distances = (values.clamp(support[0], support[-1]).unsqueeze(1) - support.unsqueeze(1)).abs()  # (B, K, M)
     shares = (1 - distances / spacing).clamp_(min=0)

@@ -182,6 +182,17 @@ def test_projection_keeps_mass_everywhere_and_the_mean_within_the_support() -> N
     assert torch.allclose(categorical_projection(3 * values, probabilities, support).sum(1), projected.sum(1))
 
 
+def test_projection_to_many_atoms_takes_little_memory_and_is_that_of_each_row() -> None:
+    generator = torch.Generator().manual_seed(0)
+    support = torch.linspace(-10, 10, 1_000)
+    values, probabilities = 10 * torch.randn((64, 1_000), generator=generator), torch.full((64, 1_000), 1e-3)
+    rows = [categorical_projection(values[k : k + 1], probabilities[:1], support) for k in range(64)]
+    with torch.profiler.profile(profile_memory=True) as profile:
+        projected = categorical_projection(values, probabilities, support)
+    assert torch.equal(projected, torch.cat(rows))
+    assert max(event.self_cpu_memory_usage for event in profile.events()) < 10_000_000  # all at once: 256 MB
+
+
 def test_cross_entropy_is_the_one_worked_by_hand() -> None:
     logits = torch.tensor([[0.0, LOG_3]])  # probabilities 1/4 and 3/4
     loss = categorical_cross_entropy(logits, torch.tensor([[0.5, 0.5]]))
