@@ -218,11 +218,17 @@ class DQNConfig(AgentConfig):
     def _require_switches_that_fit(self) -> None:
         """LabError for two that exclude each other, or one that would do nothing."""
         # In single precision atoms that are closer than these would be one, and larger ones not finite.
-        largest = max(abs(self.v_min), abs(self.v_max))
-        if not (largest <= 1e6 and self.v_max - self.v_min >= 1e-3 * max(largest, 1)):
+        largest, span = max(abs(self.v_min), abs(self.v_max)), self.v_max - self.v_min
+        if not (largest <= 1e6 and span >= 1e-3 * max(largest, 1)):
             raise LabError(
                 f"v_min is {self.v_min} and v_max {self.v_max}; allowed is a v_min below v_max, by a thousandth of the "
                 "larger or more, both from -1000000 to 1000000"
+            )
+        most_atoms = int(span / (1e-4 * largest)) + 1
+        if self.atoms > most_atoms:
+            raise LabError(
+                f"atoms is {self.atoms} with v_min {self.v_min} and v_max {self.v_max}; allowed is up to {most_atoms} "
+                "there: closer ones would not be evenly apart in single precision"
             )
         require_fitting(
             (self.munchausen and self.values == "categorical", "values is categorical", "munchausen is false"),
@@ -684,7 +690,8 @@ class DQN(Agent):
         """
         config = self.config
         due_at_once = -(-self._task.num_games // config.update_every_steps) * config.updates_at_once
-        batch_bytes = 2 * math.prod(OBSERVATION_SHAPE) * config.batch_size
+        pixel_bytes = 4 if config.augmentation == "shift_and_intensity" else 1
+        batch_bytes = 2 * math.prod(OBSERVATION_SHAPE) * pixel_bytes * config.batch_size
         require_memory(
             self.replay.memory_bytes + learning_bytes(self.network, config.batch_size) + due_at_once * batch_bytes,
             f"learning from batches of {config.batch_size:,}, beside the replay memory,",
@@ -698,9 +705,15 @@ class DQN(Agent):
 
     def _guard(self, protocol: Protocol) -> None:
         """Look for divergence after an update."""
+        config = self.config
         if self._updates:
             require_finite_weights(self._weights.values)
-            warn_of_divergence(self._last_q_values, reward_clip=protocol.reward_clip, discount=self.config.discount)
+            # Munchausen takes up to its log-policy from a reward, or adds up to its entropy.
+            entropy = config.discount * config.munchausen_temperature * math.log(self._task.num_actions)
+            bonus = max(-config.munchausen_scale * config.munchausen_clip, entropy) if config.munchausen else 0.0
+            warn_of_divergence(
+                self._last_q_values, reward_clip=protocol.reward_clip, discount=config.discount, bonus=bonus
+            )
 
     def _metrics(self) -> dict[str, float]:
         """What the last update saw; nothing of learning before the first one."""

@@ -15,15 +15,15 @@ def require_finite_weights(weights: Tensor) -> None:
         raise LabError("a weight of the network is not finite: learning diverged; use a smaller learning rate")
 
 
-def warn_of_divergence(q_values: Tensor, *, reward_clip: float, discount: float) -> None:
-    """LabWarning, once, where |Q| exceeds all that clipped rewards can add up to: reward_clip / (1 - discount).
+def warn_of_divergence(q_values: Tensor, *, reward_clip: float, discount: float, bonus: float = 0.0) -> None:
+    """LabWarning, once, where |Q| exceeds all that can add up: (reward_clip + bonus) / (1 - discount).
 
-    Soft divergence (van Hasselt et al. 2018, arXiv 1812.02648, section 3): it may pass, or not. Without clipping, or at
-    discount 1, there is no bound.
+    `bonus` is the most that the agent itself adds to a reward, or takes from it. Soft divergence (van Hasselt et al.
+    2018, arXiv 1812.02648, section 3): it may pass, or not. Without clipping, or at discount 1, there is no bound.
     """
     if not reward_clip or discount == 1:
         return
-    bound = reward_clip / (1 - discount)
+    bound = (reward_clip + bonus) / (1 - discount)
     if q_values.abs().max() > bound:
         # The same words each time: Python shows them once.
         warnings.warn(

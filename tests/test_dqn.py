@@ -864,6 +864,10 @@ def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: 
         ({"v_max": 1e308}, r"v_min is -10.0 and v_max 1e\+308; allowed is .*from -1000000 to 1000000"),
         ({"v_min": 10 - 1e-12}, "v_min is 9.99.* and v_max 10.0; allowed is a v_min below v_max, by a thousandth"),
         ({"v_min": -1e-50, "v_max": 1e-50}, "v_min is -1e-50 and v_max 1e-50; allowed is a v_min below v_max"),
+        (
+            {"v_min": 999e3, "v_max": 1e6},
+            "atoms is 51 with v_min 999000.0 and v_max 1000000.0; allowed is up to 11 there",
+        ),
     ],
 )
 def test_switches_that_exclude_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -908,6 +912,18 @@ def test_a_batch_that_the_machine_cannot_learn_from_is_refused_before_training(m
     new_agent(replace(config, batch_size=500)).prepare()
     with pytest.raises(LabError, match=r"^learning from batches of 5,000, beside the replay memory, needs .* GB free"):
         new_agent(replace(config, batch_size=5_000)).prepare()
+
+
+def test_batches_that_wait_count_with_four_bytes_a_pixel_where_intensities_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(
+        small_config(), replay_capacity=1_000, batch_size=100, learning_starts_steps=100, updates_at_once=10
+    )
+    monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 200_000_000)
+    new_agent(replace(config, augmentation="shift")).prepare()  # 57 MB of them
+    with pytest.raises(LabError, match=r"^learning from batches of 100, beside the replay memory, needs 0\.3 GB"):
+        new_agent(replace(config, augmentation="shift_and_intensity")).prepare()
 
 
 def test_nothing_is_refused_for_memory_once_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

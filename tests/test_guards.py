@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 
 import pytest
 import torch
 
+from rl_lab.atari import named_protocol
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.guards import require_finite_weights, warn_of_divergence
 from tests.fakes import EveryStep
-from tests.test_dqn import play, ready_agent
+from tests.test_dqn import play, ready_agent, small_config
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -42,6 +44,17 @@ def test_the_warning_is_shown_once() -> None:
         for q_value in (200.0, 300.0):
             warn_of_divergence(torch.tensor([[q_value]]), reward_clip=1, discount=0.99)
     assert len(shown) == 1
+
+
+@pytest.mark.parametrize(("q_value", "temperature"), [(-189.0, 0.03), (390.0, 2.0)])
+def test_what_munchausen_adds_to_a_reward_is_no_divergence(q_value: float, temperature: float) -> None:
+    config = dataclasses.replace(small_config(), munchausen=True, discount=0.99, munchausen_temperature=temperature)
+    agent = ready_agent(config)
+    agent._updates, agent._last_q_values = 1, torch.full((1, 6), q_value)
+    agent._guard(named_protocol("nature2015"))
+    agent._last_q_values *= 1.8
+    with pytest.warns(LabWarning, match="learning may diverge"):
+        agent._guard(named_protocol("nature2015"))
 
 
 def test_dqn_stops_when_a_weight_is_lost() -> None:
