@@ -83,7 +83,7 @@ def categorical_projection(values: Tensor, probabilities: Tensor, support: Tenso
     """
     assert values.shape == probabilities.shape, (values.shape, probabilities.shape)
     rows = max(_CACHED_DIFFERENCES // (len(support) * values.shape[1]), 1)
-    pieces = zip(values.split(rows), probabilities.split(rows), strict=True)
+    pieces = zip(torch.split(values, rows), torch.split(probabilities, rows), strict=True)
     return torch.cat([_project(*piece, support) for piece in pieces])
 
 
