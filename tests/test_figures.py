@@ -15,7 +15,7 @@ from rl_lab.cli.main import main
 from rl_lab.errors import LabError
 from rl_lab.report.figures import Figure, figures
 from rl_lab.report.output import require_writable_file, write_file
-from rl_lab.report.panels import Chart, Forest, short
+from rl_lab.report.panels import Chart, Forest, short, told_apart
 from rl_lab.report.pictures import inline_svg, png, svg
 from rl_lab.scores import GameCurve, Reference, ReferenceCurve, curve, reference
 from tests.report_examples import FRAMES, comparison_of, write_experiments, write_scores
@@ -90,6 +90,35 @@ def test_both_names_of_a_pair_are_seen_however_long(tmp_path: Path) -> None:
     (row,) = panel.rows
     assert short(row.label) == row.label
     assert [name[:5] for name in row.label.split(" > ")] == ["first", "secon"]
+
+
+def test_agents_of_a_matrix_have_names_of_their_own_in_every_picture(tmp_path: Path) -> None:
+    names = [
+        f"dqn-quick-learning_rate-{rate}-target_update_steps-{steps}-update_every_steps-4"
+        for rate in (0.0001, 0.001)
+        for steps in (1_000, 2_000)
+    ]
+    for name in names:
+        for seed in range(2):
+            write_scores(tmp_path, "Pong", name, seed, [1, 2], frames=[4, 8])
+    found = drawn(tmp_path)
+    for name, count in (("aggregates", 4), ("improvement", 6), ("progress", 4), ("learning-Pong", 4)):
+        for panel in found[name].panels:
+            texts = re.findall(r">([^<]+)</text>", inline_svg(panel, "one"))
+            assert len({text for text in texts if "\N{HORIZONTAL ELLIPSIS}" in text}) == count, name
+    assert f"{names[0]} > {names[1]} 0.500" in found["improvement"].alternative
+
+
+def test_labels_that_are_cut_alike_lose_their_common_words_or_are_numbered() -> None:
+    rates = [f"dqn-learning_starts_steps-{rate}-target_update_steps-1000-n_step-4" for rate in ("1600", "3200")]
+    middles = ["x" * 60 + letter + "x" * 60 for letter in "ab"]
+    fitting = ["dqn", "dqn-" + "x" * 44, short(middles[0])]
+    shown = told_apart([*rates, *middles, *fitting, "\x1b", r"\x1b"])
+    assert len(set(shown.values())) == len(shown) == 9
+    assert max(map(len, shown.values())) <= 48
+    assert [shown[label] for label in fitting] == fitting
+    assert "1600" in shown[rates[0]]
+    assert "3200" in shown[rates[1]]
 
 
 def test_a_curve_stands_only_at_frames_that_all_seeds_have(tmp_path: Path) -> None:

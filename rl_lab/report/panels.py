@@ -7,7 +7,9 @@ named here by one of its light or dark scheme. Imports no matplotlib.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,9 @@ _MARKERS = "osD^vPX"
 _DASHES = ("solid", (0, (6, 1.2)), (0, (6, 1.2, 1.5, 1.2)), (0, (2, 1)))
 _MARKERS_A_LINE = 8
 _LONGEST_LABEL = 48
+_ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
+_WORD = re.compile(r"[^-, ]+")
+"""Of a label, such as a key or a value of a sweep's matrix."""
 
 Legend = Sequence[tuple["Artist", str]]
 
@@ -34,13 +39,38 @@ def short(label: str, longest: int = _LONGEST_LABEL) -> str:
     """The label as it fits into a picture, without its middle if it is long."""
     label = printable(label)
     half = longest // 2 - 1
-    return label if len(label) <= longest else f"{label[:half]}\N{HORIZONTAL ELLIPSIS}{label[-half:]}"
+    return label if len(label) <= longest else f"{label[:half]}{_ELLIPSIS}{label[-half:]}"
 
 
-def versus(first: str, second: str) -> str:
-    """Both labels as they fit into the place of one."""
-    half = (_LONGEST_LABEL - len(" > ")) // 2
-    return f"{short(first, half)} > {short(second, half)}"
+def told_apart(labels: Iterable[str], longest: int = _LONGEST_LABEL) -> dict[str, str]:
+    """Each label as it fits into a picture, and no two alike.
+
+    Those that `short` makes alike lose words that all of these have, the longest first; what is still alike then gets a
+    number.
+    """
+    names = {label: printable(label) for label in labels}
+    alike: defaultdict[str, list[set[str]]] = defaultdict(list)
+    for name in names.values():
+        alike[short(name, longest)].append(set(_WORD.findall(name)))
+    taken: set[str] = set()
+    for label, name in sorted(names.items(), key=lambda item: len(item[1]) > longest):  # what fits stays as it is
+        words = alike[short(name, longest)]
+        common = set.intersection(*words) if len(words) > 1 else ()
+        for word in sorted(common, key=lambda word: (-len(word), word)):
+            name = name if len(name) <= longest else _without(name, word)
+        text, number = short(name, longest), 1
+        while text in taken:
+            number += 1
+            text = f"{short(name, longest - len(f' ({number})'))} ({number})"
+        taken.add(text)
+        names[label] = text
+    return names
+
+
+def versus(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Both labels of each pair as they fit into the place of one."""
+    names = told_apart((label for pair in pairs for label in pair), (_LONGEST_LABEL - len(" > ")) // 2)
+    return [f"{names[first]} > {names[second]}" for first, second in pairs]
 
 
 def magnitude(value: float) -> str:
@@ -100,11 +130,11 @@ class Chart:
         return 3.45, 2.6
 
     def draw(self, axes: Axes, *, is_first: bool) -> Legend:
-        """Into the axes; what the legend is to say."""
+        """Into the axes; what the legend is to say, in full."""
         legend = [entry for line in self.lines for entry in _draw_line(axes, line)]
         for level in self.levels:
             drawn = axes.axhline(level.y, color=_colour(level.style), linestyle="dashed", linewidth=0.9, zorder=1.5)
-            legend.append((drawn, short(level.label)))
+            legend.append((drawn, level.label))
         axes.set(title=short(self.title), xlabel=self.x_label, ylabel=self.y_label)
         axes.xaxis.set_major_formatter(lambda value, _: magnitude(value))
         if self.is_fraction:
@@ -130,7 +160,7 @@ class Forest:
 
     def size_inches(self, *, is_first: bool) -> tuple[float, float]:
         """The first panel has the names of the rows."""
-        names = 0.075 * max(len(short(row.label)) for row in self.rows) if is_first else 0
+        names = 0.075 * max(map(len, self._names())) if is_first else 0
         return 1.75 + names, 0.75 + 0.26 * len(self.rows)
 
     def draw(self, axes: Axes, *, is_first: bool) -> Legend:
@@ -141,7 +171,7 @@ class Forest:
         if self.mark is not None:
             axes.axvline(self.mark, color=INK, linestyle="dotted", linewidth=1, zorder=0.5)
         axes.set(title=short(self.title), xlabel=self.x_label, ylim=(-0.6, len(self.rows) - 0.4))
-        axes.set_yticks(range(len(self.rows)), [short(row.label) for row in reversed(self.rows)])
+        axes.set_yticks(range(len(self.rows)), self._names()[::-1])
         axes.tick_params(axis="y", length=0, labelleft=is_first)
         axes.grid(axis="x", color=GRID, linewidth=0.6)
         axes.use_sticky_edges = False  # else bars begin at the frame
@@ -149,8 +179,19 @@ class Forest:
         axes.locator_params(axis="x", nbins=4)
         return ()
 
+    def _names(self) -> list[str]:
+        """Of the rows, as they fit."""
+        names = told_apart(row.label for row in self.rows)
+        return [names[row.label] for row in self.rows]
+
 
 Panel = Chart | Forest
+
+
+def _without(label: str, word: str) -> str:
+    """The label with an ellipsis for the word and for what follows up to the next one."""
+    cut = _WORD.sub(lambda match: _ELLIPSIS if match[0] == word else match[0], label)
+    return re.sub(rf"{_ELLIPSIS}[-, {_ELLIPSIS}]+", _ELLIPSIS, cut)
 
 
 def _colour(style: int) -> str:
@@ -173,7 +214,7 @@ def _draw_line(axes: Axes, line: Line) -> Legend:
         axes.vlines(line.x, *line.band, color=colour, alpha=0.45, linewidth=4)
     elif line.band is not None:
         axes.fill_between(line.x, *line.band, color=colour, alpha=0.2, linewidth=0)
-    return [(drawn, short(line.label))]
+    return [(drawn, line.label)]
 
 
 def _draw_estimate(axes: Axes, estimate: Estimate, height: float, colour: str) -> None:

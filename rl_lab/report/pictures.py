@@ -21,7 +21,7 @@ from matplotlib.figure import Figure as Drawing
 
 from rl_lab.report.figures import Figure
 from rl_lab.report.output import write_file
-from rl_lab.report.panels import COLOURS, GRID, INK, Panel
+from rl_lab.report.panels import COLOURS, GRID, INK, Panel, told_apart
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -111,9 +111,10 @@ def _drawn(panels: Sequence[Panel]) -> Iterator[Drawing]:
             axes = drawing.add_subplot(1, len(panels), index + 1)
             legend |= {label: artist for artist, label in panel.draw(axes, is_first=index == 0)}
         if legend:
-            columns = max(1, min(len(legend), int(width / (0.5 + _CHARACTER_INCHES * max(map(len, legend))))))
-            drawing.set_size_inches(width, height + _LEGEND_ROW_INCHES * -(-len(legend) // columns) + 0.1)
-            drawing.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=columns, handlelength=3)
+            names = list(told_apart(legend).values())
+            columns = max(1, min(len(names), int(width / (0.5 + _CHARACTER_INCHES * max(map(len, names))))))
+            drawing.set_size_inches(width, height + _LEGEND_ROW_INCHES * -(-len(names) // columns) + 0.1)
+            drawing.legend(legend.values(), names, loc="outside lower center", ncols=columns, handlelength=3)
         yield drawing
 
 
