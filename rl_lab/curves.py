@@ -35,7 +35,7 @@ class Progress:
     """Training only: since the last point of the curves, or over an iteration at its end."""
     epsilon: float | None
     mean_return: float | None
-    """Over the last 100 training episodes; None before the first."""
+    """Over the last 100 training episodes, or all if fewer; None before the first."""
     human_normalized: float | None
     """Of `mean_return`."""
 

@@ -157,6 +157,12 @@ def test_training_returns_and_evaluation_scores_stand_apart(tmp_path: Path) -> N
     assert contender(comparison.training, "dqn").cells["Pong"].score == -7.0
 
 
+def test_training_returns_are_said_to_be_of_all_episodes_where_a_run_has_few(tmp_path: Path) -> None:
+    write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], returns=[(40_000, -7.0)])
+    (note,) = scores_table(compared(tmp_path).training, score_table()).notes
+    assert "of the last 100 training episodes, or of all if fewer, ±" in note
+
+
 def test_a_run_without_training_returns_beside_others_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], returns=[(40_000, -7.0)])
     without = write_run(tmp_path, "dqn", 1, [(40_000, 5.0)])

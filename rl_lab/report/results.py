@@ -41,7 +41,7 @@ class Point:
     hours: float | None
     """Of training, without evaluations; None where the run's metrics do not reach so far."""
     score: float
-    """Mean raw score: over the evaluation's episodes, or over the last 100 training episodes."""
+    """Mean raw score: over the evaluation's episodes, or over the last 100 training episodes, or all if fewer."""
     episodes: int | None
     """Of the evaluation; None for a training return."""
 
@@ -67,7 +67,7 @@ class Run:
     evaluations: tuple[Point, ...]
     """Ascending in frames, at least one."""
     training: tuple[Point, ...]
-    """Mean return of the last 100 training episodes, ascending in frames; empty before the first episode's end."""
+    """Mean return of the last 100 training episodes, or of all if fewer, ascending in frames; empty before any."""
 
 
 def read_runs(paths: Iterable[Path], games: Sequence[str] = ()) -> tuple[list[Run], list[Path]]:

@@ -71,7 +71,8 @@ def contenders_table(comparison: Comparison) -> Table:
 def scores_table(standing: Standing, table: ScoreTable) -> Table:
     """Each game's scores, a column a contender."""
     games = sorted({game for contender in standing.contenders for game in contender.cells})
-    behind = "the last 100 training episodes" if standing.kind == "training" else "the evaluation's episodes"
+    last = "the last 100 training episodes, or of all if fewer"
+    behind = last if standing.kind == "training" else "the evaluation's episodes"
     return Table(
         standing.title,
         ("game", *(contender.label for contender in standing.contenders)),
