@@ -286,6 +286,19 @@ def test_three_seeds_of_one_game_cannot_tell_agents_apart_and_of_three_games_can
     assert pair.verdict == "high is better than low by more than chance explains"
 
 
+def test_tables_of_too_many_contenders_to_test_are_named_unless_all_are(tmp_path: Path) -> None:
+    for index in range(9):
+        write_run(tmp_path / "one", f"agent-{index}", 0, [(40_000, index)])
+    for index in range(5):
+        write_run(tmp_path / "two", f"agent-{index}", 0, [(40_000, index)])
+        write_run(tmp_path / "two", f"agent-{index}", 1, [(40_000, index), (80_000, index)])
+    for runs, where in (("one", ""), ("two", " in 'Evaluation scores'")):
+        told = [warning for warning in compared(tmp_path / runs).warnings if "More than" in warning]
+        assert told == [
+            f"More than 8 contenders: no pair is tested{where}; give fewer paths to compare them one by one."
+        ]
+
+
 def test_published_means_have_no_interval_and_published_runs_have_one(tmp_path: Path) -> None:
     for seed in range(2):
         write_run(tmp_path, "dqn", seed, [(40_000, float(seed))])

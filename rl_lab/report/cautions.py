@@ -94,8 +94,14 @@ def cautions(runs: Sequence[Run], standing: Standing, table: ScoreTable) -> Iter
                 f"{contender.label}: {have_all} of its {len(seeds)} seeds have all {len(standing.common_games)} games; "
                 f"{'aggregates are over these' if have_all else 'so it has no aggregates'}."
             )
-    if len([contender for contender in standing.contenders if not contender.is_mean]) > MAX_PAIRED:
-        yield f"More than {MAX_PAIRED} contenders: no pair is tested; give fewer paths to compare them one by one."
+
+
+def untested(standings: Sequence[Standing]) -> Iterator[str]:
+    """Which pairs are not tested, in which of the tables, and why."""
+    crowded = [standing for standing in standings if len(standing.rivals) > MAX_PAIRED]
+    if crowded:
+        advice = "give fewer paths to compare them one by one"
+        yield f"More than {MAX_PAIRED} contenders: no pair is tested{_in_tables(crowded, standings)}; {advice}."
 
 
 def left_out(directories: Sequence[Path], reason: str) -> Iterator[str]:
@@ -133,6 +139,11 @@ def _rules_apart(one: Run, other: Run) -> str:
         f"protocols of {one.experiment} ({one.protocol} {one.fingerprint}) and {other.experiment} ({other.protocol} "
         f"{other.fingerprint}): {', '.join(fields) or 'evaluated under other rules than they trained'}"
     )
+
+
+def _in_tables(some: Sequence[Standing], standings: Sequence[Standing]) -> str:
+    """Their titles, or nothing where they are all."""
+    return "" if len(some) == len(standings) else f" in {_listed([repr(standing.title) for standing in some])}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -7,13 +7,13 @@ contender; another protocol, or other settings under one name, are refused unles
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from rl_lab.errors import LabError
-from rl_lab.report.cautions import Absent, cautions, differing, grouped, left_out, setup
+from rl_lab.report.cautions import Absent, cautions, differing, grouped, left_out, setup, untested
 from rl_lab.report.results import Point, Run
 from rl_lab.report.standings import (
     Cell,
@@ -95,7 +95,7 @@ def compare(
     frames, hours = _equal_frames(chosen), _equal_hours(runs)
     within = [] if hours is None else _within_hours(runs, hours)
     returns = _returns(chosen)
-    return Comparison(
+    comparison = Comparison(
         table=table,
         runs=tuple(runs),
         evaluation=evaluation,
@@ -118,6 +118,7 @@ def compare(
             ),
         ),
     )
+    return replace(comparison, warnings=(*comparison.warnings, *untested(comparison.standings)))
 
 
 def _point_at(points: Sequence[Point], frames: int) -> Point | None:

@@ -151,6 +151,11 @@ class Standing:
     pairs: tuple[Pair, ...]
 
     @property
+    def rivals(self) -> tuple[Contender, ...]:
+        """Those of which runs are known, which can be tested against each other."""
+        return tuple(contender for contender in self.contenders if not contender.is_mean)
+
+    @property
     def tests_published(self) -> bool:
         """Whether one of a pair is a published agent."""
         published = {contender.label for contender in self.contenders if contender.reference is not None}
