@@ -244,6 +244,19 @@ def test_agents_of_which_no_seed_has_all_games_are_named(tmp_path: Path) -> None
     assert "dqn: 0 of its 2 seeds have all 2 games; so it has no aggregates." in comparison.warnings
 
 
+def test_pairs_of_which_one_has_no_seed_with_all_shared_games_are_named(tmp_path: Path) -> None:
+    for seed, game in enumerate(("Pong", "Krull")):
+        write_run(tmp_path, "torn", seed, [(40_000, 5.0)], game=game)
+        write_run(tmp_path, "whole", 0, [(40_000, 5.0)], game=game, returns=[(40_000, 1.0)])
+        write_run(tmp_path, "other", 0, [(40_000, 5.0)], game=game, returns=[(40_000, 1.0)])
+    comparison = compared(tmp_path)
+    assert [(pair.first, pair.second) for pair in comparison.evaluation.pairs] == [("other", "whole")]
+    assert (
+        "Not tested in 'Evaluation scores', 'Evaluation scores at equal hours of training, 0.03', since no seed of one "
+        "of the two has all games that both have: other and torn, torn and whole."
+    ) in comparison.warnings
+
+
 def test_a_published_agent_or_curve_without_any_of_the_games_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], game="Darkchambers")
     curves = [curve("dopamine_dqn_cnn")]

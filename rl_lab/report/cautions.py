@@ -102,6 +102,11 @@ def untested(standings: Sequence[Standing]) -> Iterator[str]:
     if crowded:
         advice = "give fewer paths to compare them one by one"
         yield f"More than {MAX_PAIRED} contenders: no pair is tested{_in_tables(crowded, standings)}; {advice}."
+    for pairs, having in grouped(standings, lambda standing: standing.untested):
+        if pairs:
+            told = _listed([f"{first} and {second}" for first, second in pairs])
+            where = _in_tables(having, standings)
+            yield f"Not tested{where}, since no seed of one of the two has all games that both have: {told}."
 
 
 def left_out(directories: Sequence[Path], reason: str) -> Iterator[str]:

@@ -149,6 +149,8 @@ class Standing:
     """Games with human scores that every contender has."""
     aggregates: tuple[Aggregate, ...]
     pairs: tuple[Pair, ...]
+    untested: tuple[tuple[str, str], ...]
+    """Labels of two that cannot be paired: of one of them no seed has all games that both have."""
 
     @property
     def rivals(self) -> tuple[Contender, ...]:
@@ -169,16 +171,21 @@ def standing(
     contenders = tuple(contenders)
     games = set.intersection(*(set(c.cells) for c in contenders)) if contenders else set()
     common = tuple(sorted(game for game in games if game in table.human))
-    aggregates = (_aggregate(c, common, table, rng) for c in contenders) if common else ()
+    aggregates = [_aggregate(c, common, table, rng) for c in contenders] if common else []
     rivals = [contender for contender in contenders if not contender.is_mean]
-    pairs = combinations(rivals, 2) if len(rivals) <= MAX_PAIRED else ()
+    pairs = {
+        (first.label, second.label): _pair(first, second, shared, rng)
+        for first, second in (combinations(rivals, 2) if len(rivals) <= MAX_PAIRED else ())
+        if (shared := _shared_games(first, second))
+    }
     return Standing(
         title,
         kind,
         contenders,
         common,
         tuple(aggregate for aggregate in aggregates if aggregate.normalized.size),
-        tuple(pair for first, second in pairs if (pair := _pair(first, second, rng)) is not None),
+        tuple(pair for pair in pairs.values() if pair is not None),
+        tuple(labels for labels, pair in pairs.items() if pair is None),
     )
 
 
@@ -206,12 +213,14 @@ def _aggregate(contender: Contender, games: Sequence[str], table: ScoreTable, rn
     return Aggregate(contender.label, normalized, estimates)
 
 
-def _pair(first: Contender, second: Contender, rng: np.random.Generator) -> Pair | None:
-    """None for two published agents, other rules or budgets, no game in common, or where no seed has all games."""
-    games = sorted(first.cells.keys() & second.cells.keys())
+def _shared_games(first: Contender, second: Contender) -> list[str]:
+    """In which two can be tested against each other: none for two published agents, or for other rules or budgets."""
     terms = {(contender.fingerprint, contender.frames) for contender in (first, second) if contender.reference is None}
-    if not games or len(terms) != 1:
-        return None
+    return sorted(first.cells.keys() & second.cells.keys()) if len(terms) == 1 else []
+
+
+def _pair(first: Contender, second: Contender, games: Sequence[str], rng: np.random.Generator) -> Pair | None:
+    """None where no seed of one of them has all games."""
     x, y = first.scores(games), second.scores(games)
     if not (x.size and y.size):
         return None
