@@ -257,6 +257,18 @@ def test_pairs_of_which_one_has_no_seed_with_all_shared_games_are_named(tmp_path
     ) in comparison.warnings
 
 
+def test_an_experiment_of_a_published_name_is_told_apart_from_the_published_agent(tmp_path: Path) -> None:
+    for name in ("dqn_nature_2015", "dopamine_dqn_cnn"):
+        for seed in range(2):
+            write_run(tmp_path, name, seed, [(40_000, 5.0)], returns=[(40_000, 2.0)])
+    comparison = compared(tmp_path, references=["dqn_nature_2015"], curves=[curve("dopamine_dqn_cnn")])
+    ours = ["dopamine_dqn_cnn (runs)", "dqn_nature_2015 (runs)"]
+    assert [c.label for c in comparison.evaluation.contenders] == [*ours, "dqn_nature_2015"]
+    assert [c.label for c in comparison.training.contenders] == ours
+    assert any("dopamine_dqn_cnn (runs) has 0.728 [" in sentence for sentence in summary(comparison))
+    assert comparison.warnings == ()
+
+
 def test_a_published_agent_or_curve_without_any_of_the_games_is_named(tmp_path: Path) -> None:
     write_run(tmp_path, "dqn", 0, [(40_000, 5.0)], game="Darkchambers")
     curves = [curve("dopamine_dqn_cnn")]

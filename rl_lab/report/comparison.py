@@ -6,7 +6,7 @@ contender; another protocol, or other settings under one name, are refused unles
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,15 +79,16 @@ def compare(
     chosen = [(run, run.evaluations[-1]) for run in runs] if at_frames is None else _after_frames(runs, at_frames)
     runs = [run for run, _ in chosen]
     games = sorted({run.game for run in runs})
+    published = {*(reference.name for reference in references), *(curve.name for curve in curves)}
 
     def stand(title: str, kind: Kind, chosen: _Chosen) -> Standing:
         beside = (published_contender(reference, games, rng) for reference in references if reference.kind == kind)
-        contenders = (*_contenders(chosen, rng), *(agent for agent in beside if agent.cells))
+        contenders = (*_contenders(chosen, published, rng), *(agent for agent in beside if agent.cells))
         return standing(title, kind, contenders, table, rng)
 
     def stand_at_equal(what: str, chosen: _Chosen, *, by_frames: bool) -> Standing:
         """Without published agents, whose budgets are theirs."""
-        contenders = _contenders(chosen, rng, by_frames=by_frames)
+        contenders = _contenders(chosen, published, rng, by_frames=by_frames)
         return standing(f"Evaluation scores at equal {what}", "evaluation", contenders, table, rng)
 
     title = "Evaluation scores" if at_frames is None else f"Evaluation scores at {at_frames:,} frames"
@@ -161,8 +162,10 @@ def _returns(chosen: _Chosen) -> _Chosen:
     return [(run, at) for run, point in chosen if (at := _point_at(run.training, point.frames)) is not None]
 
 
-def _contenders(chosen: _Chosen, rng: np.random.Generator, *, by_frames: bool = True) -> Iterator[Contender]:
-    """One for each experiment, its settings, protocol and, if asked for, budget."""
+def _contenders(
+    chosen: _Chosen, published: Set[str], rng: np.random.Generator, *, by_frames: bool = True
+) -> Iterator[Contender]:
+    """One for each experiment, its settings, protocol and, if asked for, budget; marked if named as a published one."""
     groups = grouped(
         chosen,
         lambda item: (item[0].experiment, item[0].fingerprint, by_frames and item[1].frames, setup(item[0])),
@@ -170,7 +173,7 @@ def _contenders(chosen: _Chosen, rng: np.random.Generator, *, by_frames: bool = 
     for (name, fingerprint, frames, _), members in groups:
         rivals = [key for key, _ in groups if key[0] == name]
         protocol = members[0][0].protocol
-        parts = [name]
+        parts = [f"{name} (runs)" if name in published else name]
         if len({rival[1] for rival in rivals}) > 1:
             parts.append(f"{protocol} {fingerprint}")
         if len({rival[2] for rival in rivals}) > 1:
