@@ -95,6 +95,14 @@ def test_agents_of_other_budgets_are_tested_at_equal_frames_only(tmp_path: Path)
     assert not any("80,000" in sentence or "better" in sentence for sentence in summary(comparison))
 
 
+def test_seeds_are_counted_whatever_their_budgets(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path, "dqn", seed, [(40_000, 1.0), (80_000, 1.0), (120_000, 1.0)][: seed + 1])
+    assert next(summary(compared(tmp_path))) == "3 runs: 1 experiment, 1 game, 3 seeds of each."
+    write_run(tmp_path, "dqn", 0, [(40_000, 1.0)], game="Krull")
+    assert next(summary(compared(tmp_path))) == "4 runs: 1 experiment, 2 games, 1 to 3 seeds of each."
+
+
 def test_the_most_is_said_of_one_alone_among_runs_of_one_budget(tmp_path: Path) -> None:
     write_run(tmp_path, "dqn", 0, [(40_000, 1.0)])
     write_run(tmp_path, "sb3", 0, [(40_000, 2.0)])

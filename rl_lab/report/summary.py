@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rl_lab.report.cautions import grouped
 from rl_lab.report.comparison import Comparison
 from rl_lab.report.standings import Estimate, Pair, Standing, counted
 
@@ -13,8 +14,11 @@ _MAX_TOLD = 8
 def summary(comparison: Comparison) -> Iterator[str]:
     """What was compared, who is ahead, and what the seeds can tell; at equal frames where budgets differ."""
     standing = comparison.at_frames or comparison.evaluation
-    cells = [cell for contender in comparison.evaluation.contenders for cell in contender.cells.values() if cell.runs]
-    fewest, most = (choose(len(cell.runs) for cell in cells) for choose in (min, max))
+    seeds = [
+        len({run.seed for run in of_game})
+        for _, of_game in grouped(comparison.runs, lambda run: (run.experiment, run.game))
+    ]
+    fewest, most = min(seeds), max(seeds)
     experiments = len({run.experiment for run in comparison.runs})
     yield (
         f"{counted(len(comparison.runs), 'run')}: {counted(experiments, 'experiment')}, "
