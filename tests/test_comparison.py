@@ -204,6 +204,20 @@ def test_one_seed_twice_is_not_two_seeds(tmp_path: Path) -> None:
     assert mixtures(read_runs([tmp_path])[0]) == ["Pong: runs of one seed of dqn (0)"]
 
 
+def test_all_runs_of_one_seed_count_in_cells_and_aggregates_where_all_games_have_them(tmp_path: Path) -> None:
+    for game in ("Pong", "Krull"):
+        for folder, score in (("a", 1.0), ("b", 5.0)):
+            write_run(tmp_path / folder, "dqn", 0, [(40_000, score)], game=game)
+    evaluation = compared(tmp_path).evaluation
+    assert contender(evaluation, "dqn").scores(["Pong", "Krull"]).tolist() == [[1.0, 1.0], [5.0, 5.0]]
+    assert contender(evaluation, "dqn").cells["Pong"].scores == (1.0, 5.0)
+    write_run(tmp_path / "c", "dqn", 0, [(40_000, 9.0)])
+    comparison = compared(tmp_path)
+    (aggregate,) = comparison.evaluation.aggregates
+    assert aggregate.normalized.shape == (2, 2)
+    assert "dqn: 2 of its 3 seeds have all 2 games; aggregates are over these." in comparison.warnings
+
+
 def test_mixed_shows_them_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(tmp_path, "dqn", 0, [(40_000, 5.0)])
     write_run(tmp_path, "dqn", 1, [(40_000, 5.0)], protocol=named_protocol("machado2018"))

@@ -154,6 +154,13 @@ def test_progress_by_hours_follows_the_speed_of_training(all_figures: dict[str, 
     assert [line.y.tolist() for line in by_frames.lines] == [line.y.tolist() for line in by_hours.lines]
 
 
+def test_progress_is_of_both_runs_of_a_seed_that_is_there_twice(tmp_path: Path) -> None:
+    for folder, score in (("a", -20.7), ("b", 14.6)):
+        write_scores(tmp_path / folder, "Pong", "dqn", 0, [score], frames=[4])
+    (line,) = chart(drawn(tmp_path)["progress"]).lines
+    assert line.y == pytest.approx([0.5])
+
+
 def test_a_profile_is_the_fraction_of_scores_above_each_threshold(tmp_path: Path) -> None:
     human = {"Pong": 14.6, "Breakout": 30.5}
     for game, score in human.items():

@@ -87,7 +87,7 @@ def cautions(runs: Sequence[Run], standing: Standing, table: ScoreTable) -> Iter
         yield f"{table.name} has no human score for {_listed(unknown)}: raw scores only, left out of aggregates."
     complete = {aggregate.label: len(aggregate.normalized) for aggregate in standing.aggregates}
     for contender in ours if standing.common_games else ():
-        seeds = {run.seed for game in standing.common_games for run in contender.cells[game].runs}
+        seeds = {seed for game in standing.common_games for seed in contender.cells[game].seeds}
         have_all = complete.get(contender.label, 0)
         if have_all < len(seeds):
             yield (

@@ -189,7 +189,8 @@ def _thinned(frames: Sequence[int]) -> list[int]:
 
 def _seeds_with_all(contender: Contender, games: Sequence[str]) -> list[list[Run]]:
     """The runs of each seed that all of the games have, in the order of the games."""
-    by_game = [{run.seed: run for run in contender.cells[game].runs} for game in games]
+    cells = [contender.cells[game] for game in games]
+    by_game = [dict(zip(cell.seeds, cell.runs, strict=True)) for cell in cells]
     return [[of_game[seed] for of_game in by_game] for seed in sorted(set.intersection(*map(set, by_game)))]
 
 

@@ -55,6 +55,12 @@ class Cell:
     """Of training behind each score, where they are known."""
 
     @property
+    def seeds(self) -> tuple[tuple[int, int], ...]:
+        """Of each run, and how many runs before it have the same one: it may be there twice, if the user insists."""
+        seeds = [run.seed for run in self.runs]
+        return tuple((seed, seeds[:index].count(seed)) for index, seed in enumerate(seeds))
+
+    @property
     def score(self) -> float:
         """Mean over seeds."""
         return fmean(self.scores)
@@ -90,7 +96,7 @@ class Contender:
         """Raw scores (num_runs, num_games) of the seeds that all of the games have; there may be none."""
         cells = [self.cells[game] for game in games]
         if any(cell.runs for cell in cells):
-            by_seed = [{run.seed: score for run, score in zip(c.runs, c.scores, strict=True)} for c in cells]
+            by_seed = [dict(zip(cell.seeds, cell.scores, strict=True)) for cell in cells]
             seeds = sorted(set.intersection(*map(set, by_seed)))
             return np.array([[scores[seed] for scores in by_seed] for seed in seeds]).reshape(-1, len(games))
         return np.array(list(zip(*(cell.scores for cell in cells), strict=False)))
