@@ -39,22 +39,28 @@ def random_shifts(observations: Pixels, rng: np.random.Generator, *, pad: int = 
             f"a random shift is up to {pad} pixels; allowed is 0 to {min(height, width) - 1} for observations of "
             f"{height} x {width}"
         )
-    return shift(observations, rng.integers(-pad, pad + 1, (len(observations), 2)), pad=pad)
+    return shift(observations, rng.integers(-pad, pad + 1, (len(observations), 2)))
 
 
-def shift(observations: Pixels, shifts: NDArray[np.int64], *, pad: int) -> Pixels:
-    """Observations [B, C, H, W], each moved down and right by `shifts` [B, 2] of at most `pad` pixels either way.
+def shift(observations: Pixels, shifts: NDArray[np.int64]) -> Pixels:
+    """Observations [B, C, H, W], each moved down and right by `shifts` [B, 2], by less than its size.
 
     What comes in at the edges repeats them. The channels are last in memory, as replay gives them.
     """
     batch_size, channels, height, width = observations.shape
     assert shifts.shape == (batch_size, 2), shifts.shape
+    assert (np.abs(shifts) < (height, width)).all()
     images = observations.transpose(0, 2, 3, 1)
-    padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
-    shifted = np.empty((batch_size, height, width, channels), observations.dtype)
-    for row, (top, left) in enumerate((pad - shifts).tolist()):
-        shifted[row] = padded[row, top : top + height, left : left + width]
-    return shifted.transpose(0, 3, 1, 2)
+    moved = np.empty((batch_size, height, width, channels), observations.dtype)
+    # What stays in the picture, then the columns beside it, then whole rows above and below: without a padded copy.
+    for old, new, (down, right) in zip(images, moved, shifts.tolist(), strict=True):
+        top, bottom, left, end = max(down, 0), height + min(down, 0), max(right, 0), width + min(right, 0)
+        new[top:bottom, left:end] = old[top - down : bottom - down, left - right : end - right]
+        new[top:bottom, :left] = new[top:bottom, left : left + 1]
+        new[top:bottom, end:] = new[top:bottom, end - 1 : end]
+        new[:top] = new[top]
+        new[bottom:] = new[bottom - 1]
+    return moved.transpose(0, 3, 1, 2)
 
 
 def random_intensities(observations: Pixels, rng: np.random.Generator, *, scale: float = 0.05) -> NDArray[np.float32]:

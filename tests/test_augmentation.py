@@ -20,10 +20,10 @@ def noise(batch_size: int = 3, height: int = 84, width: int = 84, seed: int = 0)
 
 def test_a_shift_down_and_right_repeats_the_upper_and_left_edges() -> None:
     image = np.array([[[[1, 2, 3], [4, 5, 6], [7, 8, 9]]]], np.uint8)
-    assert shift(image, np.array([[1, 0]]), pad=2)[0, 0].tolist() == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]
-    assert shift(image, np.array([[0, 2]]), pad=2)[0, 0].tolist() == [[1, 1, 1], [4, 4, 4], [7, 7, 7]]
-    assert shift(image, np.array([[-1, 0]]), pad=2)[0, 0].tolist() == [[4, 5, 6], [7, 8, 9], [7, 8, 9]]
-    assert shift(image, np.array([[-2, -1]]), pad=2)[0, 0].tolist() == [[8, 9, 9], [8, 9, 9], [8, 9, 9]]
+    assert shift(image, np.array([[1, 0]]))[0, 0].tolist() == [[1, 2, 3], [1, 2, 3], [4, 5, 6]]
+    assert shift(image, np.array([[0, 2]]))[0, 0].tolist() == [[1, 1, 1], [4, 4, 4], [7, 7, 7]]
+    assert shift(image, np.array([[-1, 0]]))[0, 0].tolist() == [[4, 5, 6], [7, 8, 9], [7, 8, 9]]
+    assert shift(image, np.array([[-2, -1]]))[0, 0].tolist() == [[8, 9, 9], [8, 9, 9], [8, 9, 9]]
 
 
 @given(st.integers(2, 9), st.integers(2, 9), st.data())
@@ -32,7 +32,7 @@ def test_every_pixel_comes_from_where_the_shift_says(height: int, width: int, da
     pad = data.draw(st.integers(0, min(height, width) - 1))
     shifts = np.array(data.draw(st.lists(st.tuples(*[st.integers(-pad, pad)] * 2), min_size=2, max_size=2)))
     observations = noise(2, height, width)
-    shifted = shift(observations, shifts, pad=pad)
+    shifted = shift(observations, shifts)
     for row, (down, right) in enumerate(shifts.tolist()):
         for y in range(height):
             for x in range(width):
@@ -49,7 +49,7 @@ def shifts_seen(observations: Pixels, shifted: Pixels, pad: int) -> list[tuple[i
     """The shift of each observation, all frames of its stack alike, found by trying all."""
     both_ways = range(-pad, pad + 1)
     tried = {
-        (down, right): shift(observations, np.full((len(observations), 2), [down, right]), pad=pad)
+        (down, right): shift(observations, np.full((len(observations), 2), [down, right]))
         for down in both_ways
         for right in both_ways
     }
