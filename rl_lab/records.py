@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import os
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -48,6 +50,8 @@ TUNES = "tunes"
 TUNE_MARK = "tuning-seeds.json"
 """In the folder of a tune: its runs, of these seeds, choose settings, so they are no results."""
 
+_OWN_FOLDERS = ("checkpoints", "segments")
+"""Of a run, even of one whose status is lost."""
 _CLOCK_DRIFT_SECONDS = 60
 """A process's start is derived from the system's clock, which may be set while it runs."""
 
@@ -105,7 +109,7 @@ class Status:
 
 def find_runs(root: Path) -> list[Path]:
     """Every run directory at or below `root`, sorted, without those of tunes below it; LabError where there is none."""
-    found = sorted(path.parent for path in root.rglob("config.toml") if (path.parent / "status.json").is_file())
+    found = sorted(folder for folder, names in _folders(root) if _has_run(folder, names))
     own = tune_of(root)
     runs = [run for run in found if tune_of(run) == own]
     if found and not runs:
@@ -120,7 +124,7 @@ def find_runs(root: Path) -> list[Path]:
 
 def find_tunes(root: Path) -> list[Path]:
     """The folder of every tune at or below `root`, sorted."""
-    return sorted(mark.parent for mark in root.rglob(TUNE_MARK))
+    return sorted(folder for folder, names in _folders(root) if TUNE_MARK in names)
 
 
 def tune_of(path: Path) -> Path | None:
@@ -251,6 +255,40 @@ def read_config(directory: Path) -> dict[str, Any]:
                 "true or false"
             )
     return config
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, set[str]]]:
+    """Every folder at or below `root` and the names in it; behind links, too, each once, and none within a run.
+
+    Folders come and go while runs train: one that is gone when it is looked at is left out. (pathlib fails there.)
+    """
+    seen: set[tuple[int, int]] = set()
+    folders = deque([root])
+    while folders:
+        folder = folders.popleft()
+        try:
+            status = folder.stat()
+            with os.scandir(folder) as entries:
+                present = sorted(entries, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        names = {entry.name for entry in present}
+        yield folder, names
+        hidden = names if _has_run(folder, names) else _OWN_FOLDERS if "config.toml" in names else ()
+        for entry in present:
+            if entry.name in hidden:
+                continue
+            if entry.is_symlink():
+                folders.append(folder / entry.name)  # after all others: a folder goes by its own name
+            elif entry.is_dir(follow_symlinks=False):
+                folders.appendleft(folder / entry.name)
+
+
+def _has_run(folder: Path, names: Collection[str]) -> bool:
+    return "config.toml" in names and (folder / "status.json").is_file()
 
 
 def _require_speed(record: Mapping[str, Any], path: Path) -> None:

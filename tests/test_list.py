@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rl_lab.cli.main import main
-from rl_lab.records import Status, read_status
+from rl_lab.errors import LabError
+from rl_lab.records import TUNE_MARK, Status, find_runs, find_tunes, read_status
 
 RUNNING = Status.of_this_process("running", steps=100, frames=400)
 ENDED = Status.of_this_process("failed", "MemoryError: no\n  more", steps=100, frames=400)
@@ -65,3 +68,50 @@ def test_references_say_protocol_and_source(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     text = "evaluation epsilon 0.05, 7 games (Mnih et al. 2013, Table 1). Source: Mnih et al. 2013 (arXiv 1312.5602)"
     assert [line.split()[0] for line in lines if text in line] == ["dqn_2013_avg", "dqn_2013_best"]
+
+
+def make_run(directory: Path) -> Path:
+    """What tells a run from another folder, and a checkpoint."""
+    (directory / "checkpoints" / "000000000400" / "loop").mkdir(parents=True)
+    for name in ("config.toml", "status.json", "checkpoints/000000000400/loop/config.toml"):
+        (directory / name).touch()
+    return directory
+
+
+def test_runs_are_found_while_folders_beside_and_within_them_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [make_run(tmp_path / "Pong" / name / "seed-0") for name in ("a", "c")]
+    vanishing = tmp_path / "Pong" / "b"
+    vanishing.mkdir()
+    (runs[1] / "status.json").rename(tmp_path / "status.json")  # of a run that was killed early
+    scan, scanned = os.scandir, []
+
+    def scandir(path: Any) -> Any:
+        scanned.append(Path(path))
+        if Path(path) == vanishing:
+            vanishing.rmdir()
+        return scan(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        assert find_runs(tmp_path) == runs[:1]
+        vanishing.mkdir()
+        assert find_tunes(tmp_path) == []
+    assert vanishing in scanned
+    assert not [path for path in scanned if "checkpoints" in path.parts]
+
+
+def test_runs_behind_links_are_found_once_and_by_their_own_names(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    own, linked = make_run(runs / "Pong" / "dqn" / "seed-0"), make_run(tmp_path / "disk" / "dqn" / "seed-0")
+    (tmp_path / "disk" / "tune").mkdir()
+    (tmp_path / "disk" / "tune" / TUNE_MARK).touch()
+    for name, target in {"Again": "Pong", "Krull": "../disk", "loop": ".", "self": "self", "gone": "absent"}.items():
+        (runs / name).symlink_to(target)
+    (own / "outside").symlink_to(make_run(tmp_path / "a run is no place for runs"))
+    (runs / "notes").symlink_to(linked / "config.toml")
+    assert find_runs(runs) == [runs / "Krull" / "dqn" / "seed-0", own]
+    assert find_tunes(runs) == [runs / "Krull" / "tune"]
+    with pytest.raises(LabError, match="no runs in"):
+        find_runs(runs / "gone")
