@@ -13,7 +13,7 @@ import pytest
 from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.curves import Curves
 from rl_lab.errors import LabError, LabWarning
-from rl_lab.records import read_records, read_status
+from rl_lab.records import read_provenance, read_records, read_status
 from rl_lab.watchdog import Watchdog
 from tests.runs import Interrupts, resume, train, what_it_came_to
 from tests.test_dqn import ready_agent
@@ -136,6 +136,16 @@ def test_a_last_iteration_that_only_lacks_its_score_is_finished_before_the_budge
     assert resume(run).steps == 300
     with pytest.warns(LabWarning, match="an iteration was ended early"):
         assert resume(run, total_steps=400).steps == 400
+
+
+def test_a_run_goes_on_whose_command_had_a_byte_that_is_no_character(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["rl-lab", "train", "--runs", os.fsdecode(b"bad\xff \xc3\xa9")])
+    config = tiny_experiment(total_steps=200, iteration_steps=100, agent=AGENTS["uniform"])
+    run = train(config, tmp_path, until_steps=100).run
+    assert read_provenance(run)["command"] == ["rl-lab", "train", "--runs", r"bad\xff é"]
+    assert resume(run).left_steps == 0
 
 
 def test_emulators_that_are_played_forward_are_not_stalled_and_can_be_stopped(tmp_path: Path) -> None:
