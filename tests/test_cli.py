@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -129,6 +130,14 @@ def test_train_ends_with_directory_scores_and_two_commands(capsys: pytest.Captur
     )
     assert lines[2].startswith("runs/Breakout/uniform-on-dqn-quick/seed-0: mean score")
     assert [line.split()[2:4] for line in lines[3:]] == [["rl-lab", "tensorboard"], ["rl-lab", "evaluate"]]
+
+
+def test_the_commands_that_train_shows_work_for_a_folder_with_a_blank(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--agent", "uniform", "--runs", "my runs", *TINY]) == 0
+    watch, play = (shlex.split(line.partition(":")[2]) for line in capsys.readouterr().out.splitlines()[-2:])
+    assert watch == ["rl-lab", "tensorboard", "my runs"]
+    assert play[:2] == ["rl-lab", "evaluate"]
+    assert Path(play[2]).is_dir()
 
 
 def test_dry_run_prints_an_experiment_that_trains_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 import time
@@ -33,8 +34,8 @@ def in_a_folder_with_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     Path("slow.py").write_text(SLOW)
 
 
-def planned() -> list[PlannedRun]:
-    return expand(read_sweep(Path("sweep.toml")), Path("runs"), ["slow.py"])
+def planned(sweep: str = "sweep.toml") -> list[PlannedRun]:
+    return expand(read_sweep(Path(sweep)), Path("runs"), ["slow.py"])
 
 
 def sweep(*arguments: str) -> int:
@@ -82,8 +83,8 @@ def test_a_sweep_is_submitted_once_and_comes_to_the_bytes_of_local_runs(
     assert capfd.readouterr().out.splitlines()[1:] == [
         "submitted:  job 1, 2 runs",
         f"logs:       {logs}/1_0_0_log.out and so on",
-        "watch it:   rl-lab list runs runs --watch",
-        "compare:    rl-lab compare runs --sweep sweep.toml",
+        "watch it:   rl-lab list runs --runs runs --watch",
+        "compare:    rl-lab compare runs --sweep sweep.toml --agent slow.py",
     ]
     assert queued_jobs(Path("runs"), planned()) == {planned()[0].directory: "1_0", planned()[1].directory: "1_1"}
     for again in (["--slurm"], []):  # neither here nor there
@@ -97,6 +98,21 @@ def test_a_sweep_is_submitted_once_and_comes_to_the_bytes_of_local_runs(
     assert queued_jobs(Path("runs"), planned()) == {}
     assert sweep() == 0
     assert capfd.readouterr().out.endswith(": 2 finished, 0 to go on with, 0 to start\n")
+
+
+def test_the_commands_that_a_submission_shows_work_as_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    install_slurm(tmp_path, monkeypatch)
+    Path("bin/sbatch").write_text("#!/bin/sh\necho Submitted batch job 1\n")
+    Path("sweep.toml").rename("my sweep.toml")
+    train(planned("my sweep.toml")[0].config, Path("my runs"))
+    arguments = ["--runs", "my runs", "--no-measure", "--agent", "slow.py", "--slurm", "mem_gb=2"]
+    assert main(["sweep", "my sweep.toml", *arguments]) == 0
+    watch, compare = (shlex.split(line.partition(":")[2]) for line in capfd.readouterr().out.splitlines()[-2:])
+    assert watch == ["rl-lab", "list", "runs", "--runs", "my runs", "--watch"]
+    assert main(watch[1:-1]) == 0
+    assert main(compare[1:]) == 0
 
 
 def test_jobs_that_died_are_submitted_again_and_no_others(

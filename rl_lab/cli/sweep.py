@@ -107,7 +107,8 @@ def _submit(sweep: Sweep, rests: Sequence[Rest], settings: Mapping[str, Any], op
     asked = parameters(settings, f"rl-lab-{sweep.name}", runs, measured, jobs)
     if options.dry_run:
         return show_script(options.runs, sweep.name, runs, asked)
-    return submit_sweep(options.runs, (sweep.name, options.sweep), runs, asked)
+    own_agents = (word for file in options.agent for word in ("--agent", file))
+    return submit_sweep(options.runs, (sweep.name, (options.sweep, *own_agents)), runs, asked)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,8 +33,10 @@ def show_script(runs: Path, name: str, rest: Sequence[PlannedRun], asked: Mappin
     return 0
 
 
-def submit_sweep(runs: Path, sweep: tuple[str, str], rest: Sequence[PlannedRun], asked: Mapping[str, Any]) -> int:
-    """Submit a run a task; `sweep` is its name and how it was given. The exit status."""
+def submit_sweep(
+    runs: Path, sweep: tuple[str, Sequence[str]], rest: Sequence[PlannedRun], asked: Mapping[str, Any]
+) -> int:
+    """Submit a run a task; `sweep` is its name and the words that gave it. The exit status."""
     name, given = sweep
     logs = _logs(runs, name)
     with claimed(runs, name, rest):
@@ -51,8 +54,8 @@ def submit_sweep(runs: Path, sweep: tuple[str, str], rest: Sequence[PlannedRun],
     print(
         f"submitted:  job {first.partition('_')[0]}, {len(jobs):,} runs\n"
         f"logs:       {logs / first}_0_log.out{' and so on' if len(jobs) > 1 else ''}\n"
-        f"watch it:   rl-lab list runs {runs} --watch\n"
-        f"compare:    rl-lab compare {runs} --sweep {given}"
+        f"watch it:   {shlex.join(['rl-lab', 'list', 'runs', '--runs', str(runs), '--watch'])}\n"
+        f"compare:    {shlex.join(['rl-lab', 'compare', str(runs), '--sweep', *given])}"
     )
     return 0
 

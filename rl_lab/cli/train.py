@@ -10,6 +10,7 @@ with a larger budget (--total-steps).
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -200,6 +201,6 @@ def _print_outcome(outcome: Outcome, watched: Path) -> int:
         print(f"go on:      {outcome.resume_command}")
     if outcome.evaluation is not None:
         print(f"{outcome.run}: {evaluation_line(outcome.evaluation)}")
-        print(f"watch it:   rl-lab tensorboard {watched}")
+        print(f"watch it:   rl-lab tensorboard {shlex.quote(str(watched))}")
         print(f"play more:  {outcome.evaluate_command}")
     return ResumableError.exit_status if outcome.stop_signal else 0
