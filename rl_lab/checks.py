@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from rl_lab.errors import LabError
 
 LARGEST_INTEGER = 2**63 - 1
+_LONGEST_NAME = 255
+"""Of a folder, on nearly every file system."""
 
 # Comparisons with nan are false, so each check also keeps nan out.
 
@@ -60,6 +62,8 @@ def require_word(config: object, *fields: str) -> None:
         value = getattr(config, field)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", value):
             raise LabError(f"{field} is {value!r}; allowed are letters, digits, dots, dashes and underscores")
+        if len(value) > _LONGEST_NAME:
+            raise LabError(f"{field} is {value!r}, of {len(value)} characters; allowed are at most {_LONGEST_NAME}")
 
 
 def integer_at(table: Mapping[str, object], key: str, where: str) -> int:

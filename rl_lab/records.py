@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from os.path import isfile
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -130,7 +131,8 @@ def find_tunes(root: Path) -> list[Path]:
 def tune_of(path: Path) -> Path | None:
     """The folder of the tune that a path lies in; None for what is of none."""
     path = path.resolve()  # a link to a trial's run is one, too
-    return next((folder for folder in (path, *path.parents) if (folder / TUNE_MARK).is_file()), None)
+    # pathlib's is_file raises for a name that is too long, and where one may not look.
+    return next((folder for folder in (path, *path.parents) if isfile(folder / TUNE_MARK)), None)
 
 
 def is_of_tuning_seed(run: Path, experiment: str, seed: int) -> bool:
@@ -288,7 +290,7 @@ def _folders(root: Path) -> Iterator[tuple[Path, set[str]]]:
 
 
 def _has_run(folder: Path, names: Collection[str]) -> bool:
-    return "config.toml" in names and (folder / "status.json").is_file()
+    return "config.toml" in names and isfile(folder / "status.json")
 
 
 def _require_speed(record: Mapping[str, Any], path: Path) -> None:

@@ -70,6 +70,12 @@ def test_references_say_protocol_and_source(capsys: pytest.CaptureFixture[str]) 
     assert [line.split()[0] for line in lines if text in line] == ["dqn_2013_avg", "dqn_2013_best"]
 
 
+@pytest.mark.parametrize("command", [["list", "runs", "--runs"], ["compare"]])
+def test_a_folder_that_no_disk_has_holds_no_runs(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "a" * 256]) == 2
+    assert capsys.readouterr().err.startswith(f"rl-lab: no runs in {'a' * 256}; ")
+
+
 def make_run(directory: Path) -> Path:
     """What tells a run from another folder, and a checkpoint."""
     (directory / "checkpoints" / "000000000400" / "loop").mkdir(parents=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rl_lab.cli.main import main
 from rl_lab.cli.supervise import supervise, without_supervision
 from rl_lab.records import read_status
 
@@ -84,6 +85,18 @@ def supervisor(script: str) -> Iterator[subprocess.Popen[str]]:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
     ) as process:
         yield process
+
+
+@pytest.mark.parametrize("folder", ["afile", "a" * 300])
+@pytest.mark.parametrize("arguments", [["--agent", "uniform", "--runs"], ["--resume"]])
+def test_a_folder_that_cannot_be_looked_into_is_the_childs_one_line(
+    arguments: list[str], folder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("afile").touch()
+    assert main(["train", *arguments, folder, "--supervise"]) == 2
+    output, errors = capfd.readouterr()
+    assert (output, errors.count("\n")) == ("", 1)
+    assert errors.startswith("rl-lab: ")
 
 
 def read_line(process: subprocess.Popen[str]) -> str:

@@ -222,6 +222,27 @@ def test_a_folder_that_cannot_be_used_is_named_before_anything_starts(
     assert not planned()[1].directory.exists()
 
 
+def test_a_folder_that_no_disk_has_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "sweep.toml", "--no-measure", "--runs", "a" * 256]) == 2
+    assert capsys.readouterr().err == f"rl-lab: {'a' * 256} cannot be read: File name too long; use another --runs\n"
+    with pytest.raises(LabError, match="seed-0 cannot be read: File name too long; see to it, or use another --runs"):
+        rest_of(expand(read_sweep(Path("sweep.toml")), Path("a" * 256)))
+
+
+@pytest.mark.parametrize("name", ["config.toml", "provenance.json"])
+def test_a_run_that_may_not_be_read_is_one_line(name: str, runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    is_file = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(LabError, match="cannot be read: Permission denied; see to it, or use another --runs"):
+        rest_of(planned())
+
+
 def claim(name: str, plan: list[PlannedRun]) -> None:
     with claimed(Path("runs"), name, plan):
         pass

@@ -36,6 +36,21 @@ protocol.name = "machado2018"
 agent.n_step = [1, 3]
 "agent.double" = [true, false]
 """
+LONG = """
+agent.n_step = [3]
+agent.learning_rate = [0.0001]
+agent.target_update_steps = [1_000]
+agent.replay_capacity = [10_000]
+agent.learning_starts_steps = [1_000]
+agent.epsilon_decay_steps = [2_000]
+agent.update_every_steps = [8]
+agent.epsilon_end = [0.01]
+agent.batch_size = [32]
+agent.discount = [0.99]
+agent.double = [true]
+log_every_steps = [1_000]
+evaluation_episodes = [30]
+"""
 
 
 def plan(text: str, *agent_files: str) -> list[PlannedRun]:
@@ -167,6 +182,8 @@ def test_sweeps_are_no_experiments() -> None:
         (("[0, 7]", "[-1]"), "seed is -1; allowed is 0 to"),
         (("seeds", "seed"), "sweep.toml: unknown key 'seed'; did you mean 'seeds'?"),
         (('"small"', '"a/b"'), "name is 'a/b'"),
+        (('"small"', f'"{"a" * 256}"'), "of 256 characters; allowed are at most 255"),
+        (("agent.n_step = [1, 3]", LONG), "characters; allowed are at most 255"),
         (('"uniform"', '"mine.py"'), "the sweep names the agent file mine.py; give its path with --agent, too"),
         (("[overrides]", "[override]"), "unknown key 'override'; did you mean 'overrides'?"),
         (("total_steps", "total_step"), "dqn/quick has no 'total_step' to override; did you mean 'total_steps'?"),

@@ -127,7 +127,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     """What tells a file from an earlier one of its name; None where there is none."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:  # nor can the child come to it, which says why
         return None
     return found.st_ino, found.st_mtime_ns
 

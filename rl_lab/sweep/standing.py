@@ -44,9 +44,13 @@ def rest_of(plan: Iterable[PlannedRun]) -> list[Rest]:
 def _rest(run: PlannedRun) -> Rest | None:
     """What is left of the run; None if it is finished."""
     directory = run.directory
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return Rest(run, 0)
-    if not (directory / "config.toml").is_file() or not (directory / "provenance.json").is_file():
+    try:
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+            return Rest(run, 0)
+        is_whole = all((directory / name).is_file() for name in ("config.toml", "provenance.json"))
+    except OSError as error:
+        raise LabError(f"{directory} cannot be read: {error.strerror}; see to it, or use another --runs") from error
+    if not is_whole:
         raise LabError(f"{directory} is no whole run; put back what is missing, or move it away")
     try:
         _require_planned(run)

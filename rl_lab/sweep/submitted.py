@@ -30,9 +30,13 @@ _SQUEUE = ("squeue", "--me", "--noheader", "--array", "--format=%i", "--states=P
 def queued_jobs(runs: Path, plan: Sequence[PlannedRun]) -> dict[Path, str]:
     """By run folder, the job that is to make it, or makes it; LabError where that cannot be asked."""
     folders = {str(run.directory.relative_to(runs)): run.directory for run in plan}
+    try:
+        records = sorted(own_folder(runs, "").glob(f"*/{_FILE}"))
+    except OSError as error:
+        raise LabError(f"{runs} cannot be read: {error.strerror}; use another --runs") from error
     submitted = {
         job: folders[folder]
-        for record in sorted(own_folder(runs, "").glob(f"*/{_FILE}"))
+        for record in records
         for job, folder in _read(record).items()
         if folder in folders and not is_finished(folders[folder])
     }
