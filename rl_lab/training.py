@@ -65,7 +65,7 @@ class Reporter(TypingProtocol):
         """An iteration is over."""
 
     def on_end(self) -> None:
-        """The run is over, for whatever reason."""
+        """The run is over, for whatever reason, or has not begun."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,9 @@ class _Loop:
     def run(self) -> Outcome:
         reporter, total_steps = self._conduct.reporter, self._config.total_steps
         until_steps = min(total_steps, self._conduct.until_steps or total_steps)
-        reporter.on_start(self._run.directory, self._config)
         try:
             with signals_to(self._ask_to_stop, _STOPPING), self._watchdog:
+                reporter.on_start(self._run.directory, self._config)
                 while self._position.begin_steps < until_steps:
                     self._iterate()
         except Stopped:

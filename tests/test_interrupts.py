@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.checkpoint import newest_checkpoint
 from rl_lab.cli.main import main
+from rl_lab.cli.progress import BarReporter
 from rl_lab.errors import LabWarning
 from rl_lab.experiment import ExperimentConfig, load_experiment
 from rl_lab.records import read_status
@@ -28,6 +30,7 @@ from tests.test_resume import tiny_sb3
 from tests.tiny import tiny_dqn, tiny_experiment
 
 UNIFORM = load_agent("uniform").Config(name="uniform")
+needs_a_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is full here")
 
 STUCK = """
 import time
@@ -229,6 +232,32 @@ def test_a_live_run_is_refused_to_others_and_taken_over_when_its_process_was_kil
         process.wait()
     with pytest.warns(LabWarning, match=f"its process {process.pid} is gone; taking it over"):
         assert stuck.goes_on_as_if_never_stopped()
+
+
+@needs_a_full_device
+def test_a_run_whose_first_line_cannot_be_written_is_interrupted_and_goes_on(tmp_path: Path) -> None:
+    run, config = tmp_path / "Breakout" / "tiny" / "seed-0", write_config(tmp_path, agent=UNIFORM)
+    with open("/dev/full", "wb") as full:
+        command = [*RL_LAB, "train", str(config), "--runs", str(tmp_path)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (75, 1)
+    assert "No space left on device" in done.stderr
+    assert read_status(run).state == "interrupted"
+    resume(run)
+    assert read_status(run).state == "finished"
+
+
+@needs_a_full_device
+@pytest.mark.parametrize("what", ["references", "protocols"], ids=["much", "little"])
+def test_output_that_cannot_be_written_is_one_line(what: str) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*RL_LAB, "list", what], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    line = "rl-lab: the output cannot be written: No space left on device; see to where it goes\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
+def test_a_bar_that_has_not_begun_can_end() -> None:
+    BarReporter(sys.stdout).on_end()
 
 
 def test_a_reader_that_leaves_stops_a_run_that_can_go_on(tmp_path: Path) -> None:

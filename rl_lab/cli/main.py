@@ -57,16 +57,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return complete()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return run(list(sys.argv[1:] if arguments is None else arguments))
+            status = run(list(sys.argv[1:] if arguments is None else arguments))
+        print(end="", flush=True)  # at exit nothing could be said of a failure
+        return status
     except LabError as error:
         print(f"rl-lab: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has left; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has left
+        _write_no_more()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if not _is_of_output(error):
+            raise
+        print(f"rl-lab: the output cannot be written: {error.strerror}; see to where it goes", file=sys.stderr)
+        _write_no_more()
+        return LabError.exit_status
+
+
+def _is_of_output(error: OSError) -> bool:
+    """Whether it is of stdout: then what is left to be written fails again."""
+    try:
+        print(end="", flush=True)
+    except OSError as again:
+        return error.errno == again.errno
+    return False
+
+
+def _write_no_more() -> None:
+    """Leave stdout, of which Python would complain once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(

@@ -50,10 +50,6 @@ class BarReporter:
     def __init__(self, stream: TextIO, notes: Sequence[str] = ()) -> None:
         self._console = Console(file=stream, highlight=False)
         self._notes = notes
-
-    def on_start(self, run: Path, config: ExperimentConfig) -> None:
-        """Say what is trained, and start the bar."""
-        self._console.print(_start_line(run, config), *self._notes, sep="\n")
         self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -62,6 +58,10 @@ class BarReporter:
             transient=True,
             speed_estimate_period=3_600,  # two points of the curves may be minutes apart
         )
+
+    def on_start(self, run: Path, config: ExperimentConfig) -> None:
+        """Say what is trained, and start the bar."""
+        self._console.print(_start_line(run, config), *self._notes, sep="\n")
         self._task = self._bar.add_task("random play", total=config.total_frames)
         self._bar.start()
 
