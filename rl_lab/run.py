@@ -199,12 +199,13 @@ def make_way(directory: Path, *, overwrite: bool) -> None:
     partial = _partial(directory)
     if partial.exists():  # left by a process that was killed here, or while it made a run
         shutil.rmtree(partial)
-    if not directory.exists():
+    is_link = directory.is_symlink()
+    if not directory.exists() and not is_link:
         return
-    if directory.is_dir() and not any(directory.iterdir()):
+    if directory.is_dir() and not is_link and not any(directory.iterdir()):
         directory.rmdir()
         return
-    if directory.is_symlink() or not (directory / "provenance.json").is_file():
+    if is_link or not (directory / "provenance.json").is_file():
         raise LabError(f"{directory} is in the way and is no run; move it, or use another --seed, --name or --runs")
     if not overwrite:
         raise LabError(

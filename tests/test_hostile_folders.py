@@ -22,6 +22,7 @@ from rl_lab.errors import LabError
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.run import RECORDS
 from tests.hostile import is_read, little_is_spent
+from tests.processes import write_config
 from tests.runs import Interrupts, Silent, resume, rewrite_manifest, train
 from tests.tiny import PROTOCOL, tiny_dqn, tiny_experiment
 
@@ -147,6 +148,21 @@ def test_a_run_directory_that_is_a_link_is_not_overwritten(run: Path, tmp_path: 
     with pytest.raises(LabError, match="is in the way and is no run"):
         train(CONFIG, tmp_path, overwrite=True)
     assert contents(kept) == before
+
+
+@pytest.mark.parametrize("target", ["empty", "absent"])
+def test_a_link_to_no_run_is_in_the_way(target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    link = tmp_path / "runs" / "Breakout" / "tiny" / "seed-0"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / target)
+    config = write_config(tmp_path)
+    for flags in ([], ["--overwrite"]):
+        assert main(["train", str(config), "--runs", str(tmp_path / "runs"), *flags]) == 2
+        line = f"rl-lab: {link} is in the way and is no run; move it, or use another --seed, --name or --runs\n"
+        assert capsys.readouterr().err == line
+    assert link.is_symlink()
+    assert not contents(tmp_path / "empty")
 
 
 def test_folders_in_folders_without_end_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,6 +222,16 @@ def test_a_folder_that_cannot_be_used_is_named_before_anything_starts(
     assert not planned()[1].directory.exists()
 
 
+@pytest.mark.parametrize("target", ["empty", "absent"])
+def test_a_link_to_no_run_is_named_before_anything_starts(target: str) -> None:
+    Path("empty").mkdir()
+    link = planned()[1].directory
+    link.parent.mkdir(parents=True)
+    link.symlink_to(Path(target).absolute())
+    with pytest.raises(LabError, match="seed-1 is no whole run; put back what is missing, or move it away"):
+        rest_of(planned())
+
+
 def test_a_folder_that_no_disk_has_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "sweep.toml", "--no-measure", "--runs", "a" * 256]) == 2
     assert capsys.readouterr().err == f"rl-lab: {'a' * 256} cannot be read: File name too long; use another --runs\n"
