@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from rl_lab.curves import Progress
 from rl_lab.errors import LabError, ResumableError
 from rl_lab.experiment import load_experiment
 from rl_lab.lock import RunLock
+from rl_lab.provenance import provenance
 from rl_lab.records import last_evaluation, read_records, read_status
 from tests.runs import Silent, train
 from tests.tiny import PROTOCOL, tiny_dqn, tiny_experiment
@@ -182,3 +184,19 @@ def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(number: sign
     run = tmp_path / "runs" / "Breakout" / "tiny" / "seed-0"
     assert (read_status(run).state, read_status(run).reason) == ("interrupted", number.name)
     assert list(run.glob("checkpoints/*/manifest.json"))
+
+
+def test_the_state_of_a_checkout_is_read_without_writing_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    (tmp_path / "file").write_text("a")
+    git("init")
+    git("add", "file")
+    git("commit", "-m", "one")
+    os.utime(tmp_path / "file", (1, 1))  # for git to look at anew, and to remember
+    before = (tmp_path / ".git" / "index").read_bytes()
+    monkeypatch.setattr("rl_lab.provenance.checkout_folder", lambda: tmp_path)
+    assert provenance(tiny_experiment(), device="cpu", threads=1)["git"]["modified"] is False
+    assert (tmp_path / ".git" / "index").read_bytes() == before
