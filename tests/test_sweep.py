@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pty
+import resource
 import shutil
 import signal
 from pathlib import Path
@@ -314,6 +315,24 @@ def test_what_is_measured_is_trained_by_every_agent(name: str) -> None:
     config = short(load_experiment(config_path(name)))
     task = Task(6, config.num_games, config.total_steps, config.seed, iteration_steps=config.iteration_steps)
     load_agent(config.agent.name)(config.agent, task)  # LabError otherwise
+
+
+@pytest.mark.parametrize("most_bytes", [100, 8_000], ids=["at its start", "within a run"])
+def test_a_measurement_that_the_disk_refuses_is_one_line(
+    most_bytes: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setenv("TMPDIR", str(Path.cwd()))
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+        status = main(["sweep", "sweep.toml", "--dry-run"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    errors = capsys.readouterr().err
+    assert (status, errors.count("\n")) == (2, 1)
+    assert errors.startswith("rl-lab: the measurement failed: File too large")
+    assert errors.endswith("; --no-measure leaves it out, TMPDIR names another folder for it\n")
+    assert [path.name for path in Path().iterdir()] == ["sweep.toml"]
 
 
 def test_many_steps_to_a_return_make_a_longer_measurement() -> None:

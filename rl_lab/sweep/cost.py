@@ -19,7 +19,7 @@ import psutil
 
 from rl_lab.config import field_types
 from rl_lab.curves import Progress
-from rl_lab.errors import LabError
+from rl_lab.errors import LabError, ResumableError
 from rl_lab.evaluation import Evaluation
 from rl_lab.experiment import ExperimentConfig, load_experiment
 from rl_lab.records import read_metrics, training_seconds
@@ -190,6 +190,22 @@ def _evaluations_left(rest: Rest) -> int:
 
 
 def _measure(toml: str, agent_file: str | None) -> Measurement:
+    """Measure in a folder that is deleted; LabError where the disk refuses it."""
+    try:
+        return _measured(toml, agent_file)
+    except ResumableError as error:  # of a run that is gone
+        raise _refused(error.__cause__) from error
+    except OSError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: BaseException | None) -> LabError:
+    assert isinstance(error, OSError)
+    reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return LabError(f"the measurement failed: {reason}; --no-measure leaves it out, TMPDIR names another folder for it")
+
+
+def _measured(toml: str, agent_file: str | None) -> Measurement:
     """Train for three points of a curve, evaluate and save; in a process that has done nothing else."""
     warnings.simplefilter("ignore")  # the runs will say it themselves
     with tempfile.TemporaryDirectory() as folder:
