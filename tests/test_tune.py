@@ -6,6 +6,7 @@ import csv
 import itertools
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -485,6 +486,30 @@ def test_the_study_of_another_search_is_refused_with_what_differs(changes: dict[
     with pytest.raises(LabError, match=rf"runs/tunes/steady has the study of another search \({line}"):
         opened(searched(**changes))
     opened(searched(trials=9))
+
+
+def test_a_study_that_cannot_be_written_is_not_to_be_moved_away(tmp_path: Path) -> None:
+    search = searched()
+    opened(search)
+    command = ["mount", "--bind", "-o", "ro", str(search.folder), str(search.folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount a folder read-only")
+    try:
+        with pytest.raises(LabError) as error:
+            opened(search)
+    finally:
+        subprocess.run(["umount", "--lazy", str(search.folder)], check=True)
+    path = search.folder / "study.db"
+    line = f"{path} cannot be written: attempt to write a readonly database; see to it, or use another --runs"
+    assert str(error.value) == line
+    opened(search)
+
+
+def test_a_folder_in_the_place_of_a_study_is_one_line() -> None:
+    search = searched()
+    (search.folder / "study.db").mkdir(parents=True)
+    with pytest.raises(LabError, match=r"study\.db cannot be written: unable to open database file; see to it"):
+        opened(search)
 
 
 def test_a_file_that_is_no_study_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ lost when the process ends. A trial is written with all its settings in one tran
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -38,6 +39,15 @@ from rl_lab.tune.ranges import Choices, Interval, Range
 _DATABASE = "study.db"
 _DEFINITION = "definition"
 _ROUND = "round"
+_REFUSED = (
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+)
+"""SQLite's errors of the disk, or of another process that writes: the study itself may be whole."""
 
 
 def exists(search: Search) -> bool:
@@ -48,7 +58,7 @@ def exists(search: Search) -> bool:
 def open_study(search: Search) -> Study:
     """The study in the search's folder, which is there; a new one where there is none.
 
-    LabError where the folder has another search's, or what is none.
+    LabError where the folder has another search's, or what is none, and where it cannot be written.
     """
     path = search.folder / _DATABASE
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # the command says what happens
@@ -64,6 +74,8 @@ def open_study(search: Search) -> Study:
             load_if_exists=True,
         )
     except (DatabaseError, StorageInternalError, RuntimeError) as error:  # RuntimeError: made by another Optuna
+        if refusal := _refusal(error):
+            raise LabError(f"{path} cannot be written: {refusal}; see to it, or use another --runs") from error
         reason = str(error).splitlines()[0]
         raise LabError(
             f"{path} is no study that Optuna {optuna.__version__} can open: {reason}; move {search.folder} away, or "
@@ -133,6 +145,16 @@ def round_left(study: Study) -> dict[int, int]:
 def in_state(study: Study, state: TrialState) -> list[FrozenTrial]:
     """The trials in that state, in their order."""
     return study.get_trials(states=(state,))
+
+
+def _refusal(error: BaseException | None) -> str:
+    """Why SQLite cannot write, as the first cause has it; empty where that is not what is wrong."""
+    while error is not None:
+        # SQLAlchemy, and Optuna around it, have errors of their own for all that SQLite says.
+        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _REFUSED:
+            return str(error)
+        error = error.__cause__
+    return ""
 
 
 def _require_same(was: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
