@@ -190,19 +190,16 @@ def _evaluations_left(rest: Rest) -> int:
 
 
 def _measure(toml: str, agent_file: str | None) -> Measurement:
-    """Measure in a folder that is deleted; LabError where the disk refuses it."""
+    """Measure in a folder that is deleted; LabError where something outside stops it, such as a full disk."""
     try:
         return _measured(toml, agent_file)
-    except ResumableError as error:  # of a run that is gone
-        raise _refused(error.__cause__) from error
-    except OSError as error:
-        raise _refused(error) from error
-
-
-def _refused(error: BaseException | None) -> LabError:
-    assert isinstance(error, OSError)
-    reason = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return LabError(f"the measurement failed: {reason}; --no-measure leaves it out, TMPDIR names another folder for it")
+    except (ResumableError, OSError) as error:
+        cause = error.__cause__ or error  # the run to go on with is gone
+        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+        where = f"{cause.filename}: " if isinstance(cause, OSError) and cause.filename else ""
+        raise LabError(
+            f"the measurement failed: {where}{reason}; --no-measure leaves it out, TMPDIR names another folder for it"
+        ) from error
 
 
 def _measured(toml: str, agent_file: str | None) -> Measurement:
