@@ -107,7 +107,8 @@ def measure(runs: Sequence[PlannedRun]) -> dict[str, Measurement]:
 def short(config: ExperimentConfig) -> ExperimentConfig:
     """The same work a step, from the second point on."""
     hyperparameters = vars(config.agent)
-    first_transitions = (hyperparameters.get("n_step", 1) + 1) * config.num_games
+    all_games = config.num_games * hyperparameters.get("actors", 1)
+    first_transitions = (hyperparameters.get("n_step", 1) + 1) * all_games
     least = max(
         _POINT_STEPS,
         _LEAST_STEPS_PER_GAME * config.num_games,
