@@ -171,12 +171,13 @@ class ApexDQN(Agent):
                 f"replay_capacity is {config.replay_capacity}; allowed is one transition or more for each of "
                 f"{config.actors} actors' {task.num_games} games: use a larger --agent.replay-capacity"
             )
+        # With so many steps one game or another has more than n, and so a transition.
         first_transitions_steps = (config.n_step + 1) * task.num_games * config.actors
-        if config.learning_starts_steps < first_transitions_steps:
+        if config.learning_starts_steps < first_transitions_steps and task.total_steps > 0:
             raise LabError(
                 f"learning_starts_steps is {config.learning_starts_steps}; allowed is {first_transitions_steps} or "
                 f"more, when {config.actors} actors' {task.num_games} games have their first {config.n_step}-step "
-                "transitions"
+                "transitions: use a larger --agent.learning-starts-steps"
             )
         self.config = config
         self._task = task
@@ -235,20 +236,13 @@ class ApexDQN(Agent):
         self._rng = generator(self._task.seed, "replay", self._steps)
         self._publish(cluster)
         cluster.begin(env, self._steps)
-        # Once all is played a pause waits for the updates that are due: nobody would make them later.
-        while self._is_behind(cluster) if env.steps == steps else not env.pause_requested:
-            self._order(cluster, env, steps)
-            is_due = self._may_learn(cluster)
-            self._count(cluster, env, log, 0 if is_due and cluster.has_batch else _WAIT_SECONDS)
-            if is_due and (sampled := cluster.next_batch()) is not None:
-                weights = importance_weights(sampled.shares, self.config.importance_exponent)
-                cluster.update_priorities(sampled, self.update(sampled.batch, weights))
-                if self._updates % self.config.publish_every_updates == 0:
-                    self._publish(cluster)
-            # Nothing may be played for long: the learner catches up, or actors have not found their place yet.
-            env.look()
+        while env.steps < steps and not env.pause_requested:
+            self._go_on(cluster, env, steps, log)
         while cluster.steps_under_way:
             self._count(cluster, env, log, _WAIT_SECONDS)
+        # A pause waits for these: nobody would make them later.
+        while env.steps == steps and self._is_behind(cluster):
+            self._go_on(cluster, env, steps, log)
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Greedy actions [B]."""
@@ -322,6 +316,19 @@ class ApexDQN(Agent):
         if not np.isfinite(priorities).all():
             raise LabError("a TD error is not finite: learning diverged; use a smaller learning rate")
         return priorities
+
+    def _go_on(self, cluster: Cluster, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
+        """Give orders, count what was played, and make one update if it is due."""
+        self._order(cluster, env, steps)
+        is_due = self._may_learn(cluster)
+        self._count(cluster, env, log, 0 if is_due and cluster.has_batch else _WAIT_SECONDS)
+        if is_due and (sampled := cluster.next_batch()) is not None:
+            weights = importance_weights(sampled.shares, self.config.importance_exponent)
+            cluster.update_priorities(sampled, self.update(sampled.batch, weights))
+            if self._updates % self.config.publish_every_updates == 0:
+                self._publish(cluster)
+        # Nothing may be played for long: the learner catches up, or actors have not found their place yet.
+        env.look()
 
     def _order(self, cluster: Cluster, env: AtariVectorEnv, steps: int) -> None:
         """Ask idle actors for steps, within the budget, and shards for batches."""

@@ -336,14 +336,23 @@ def test_learning_that_starts_before_the_first_transitions_is_refused() -> None:
 
 
 class AllPlayed:
-    """Stands in for a cluster whose actors have played 200 steps at once, so that the learner is far behind."""
+    """Stands in for a cluster whose actors play 200 steps in two chunks, so that the learner is far behind."""
 
-    steps_under_way, has_batch, num_requested, held_steps, replaced = 0, True, 0, 0, 0
+    has_batch, num_requested, held_steps, replaced = True, 0, 0, 0
+
+    def __init__(self, chunks_at_once: int) -> None:
+        self._chunks_at_once = chunks_at_once
+        self._chunks = [Played(np.zeros((50, 2), np.uint8), [])] * 2
+
+    @property
+    def steps_under_way(self) -> int:
+        return 100 * len(self._chunks)
 
     def collect(self, timeout_seconds: float) -> list[Played]:
-        steps = [50, 50] if self.held_steps == 0 else []
-        self.held_steps = 200
-        return [Played(np.zeros((rounds, 2), np.uint8), []) for rounds in steps]
+        collected = self._chunks[: self._chunks_at_once]
+        del self._chunks[: self._chunks_at_once]
+        self.held_steps += 100 * len(collected)
+        return collected
 
     def next_batch(self) -> Any:
         return SimpleNamespace(batch=None, shares=np.ones(8))
@@ -355,10 +364,12 @@ class AllPlayed:
         return lambda *_: None  # what it is told
 
 
-def test_a_pause_takes_no_updates_that_are_due_when_all_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunks_at_once", [2, 1], ids=["all is played", "the last steps are under way"])
+def test_a_pause_takes_no_updates_that_are_due(chunks_at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
     task = Task(num_actions=4, num_games=2, total_steps=200, seed=0)
     agent: Any = load_agent("apex_dqn")(tiny_apex(), task)
-    monkeypatch.setattr("rl_lab.apex.cluster.Cluster", lambda *_, **__: AllPlayed())
+    monkeypatch.setattr("rl_lab.apex.cluster.Cluster", lambda *_, **__: AllPlayed(chunks_at_once))
     agent.prepare()
 
     def update(*_: Any) -> NDArray[np.float32]:
