@@ -151,7 +151,8 @@ def _refusal(error: BaseException | None) -> str:
     """Why SQLite cannot write, as the first cause has it; empty where that is not what is wrong."""
     while error is not None:
         # SQLAlchemy, and Optuna around it, have errors of their own for all that SQLite says.
-        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode & 0xFF in _REFUSED:
+        code = getattr(error, "sqlite_errorcode", None)  # only of what SQLite itself says
+        if isinstance(error, sqlite3.Error) and code is not None and code & 0xFF in _REFUSED:
             return str(error)
         error = error.__cause__
     return ""
