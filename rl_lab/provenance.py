@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
@@ -21,8 +20,8 @@ _PACKAGES = ("rl-lab", "ale-py", "gymnasium", "numpy", "stable-baselines3", "tor
 def provenance(config: ExperimentConfig, *, device: str, threads: int) -> dict[str, Any]:
     """Command, code version, package versions, processor, threads, ROM and protocol of a run about to start."""
     return {
-        # Python has a byte that is no UTF-8 as half a character, which no reader of JSON need take.
-        "command": ["rl-lab", *(os.fsencode(word).decode(errors="backslashreplace") for word in sys.argv[1:])],
+        # Python has a byte that is no character as half of one, which no reader of JSON need take.
+        "command": ["rl-lab", *(word.encode(errors="backslashreplace").decode() for word in sys.argv[1:])],
         "git": _git_state(),
         "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),

@@ -130,7 +130,7 @@ def find_tunes(root: Path) -> list[Path]:
 
 def tune_of(path: Path) -> Path | None:
     """The folder of the tune that a path lies in; None for what is of none."""
-    path = path.resolve()  # a link to a trial's run is one, too
+    path = Path(os.path.realpath(path))  # a link to a trial's run is one, too; pathlib fails at a link to itself
     # pathlib's is_file raises for a name that is too long, and where one may not look.
     return next((folder for folder in (path, *path.parents) if isfile(folder / TUNE_MARK)), None)
 
@@ -262,7 +262,8 @@ def read_config(directory: Path) -> dict[str, Any]:
 def _folders(root: Path) -> Iterator[tuple[Path, set[str]]]:
     """Every folder at or below `root` and the names in it; behind links, too, each once, and none within a run.
 
-    Folders come and go while runs train: one that is gone when it is looked at is left out. (pathlib fails there.)
+    Folders come and go while runs train: one that is gone when it is looked at is left out, as is one that may not be
+    read. (pathlib fails at them.)
     """
     seen: set[tuple[int, int]] = set()
     folders = deque([root])
@@ -279,7 +280,9 @@ def _folders(root: Path) -> Iterator[tuple[Path, set[str]]]:
         seen.add((status.st_dev, status.st_ino))
         names = {entry.name for entry in present}
         yield folder, names
-        hidden = names if _has_run(folder, names) else _OWN_FOLDERS if "config.toml" in names else ()
+        if _has_run(folder, names):
+            continue
+        hidden = _OWN_FOLDERS if "config.toml" in names else ()
         for entry in present:
             if entry.name in hidden:
                 continue

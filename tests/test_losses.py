@@ -193,6 +193,15 @@ def test_projection_to_many_atoms_takes_little_memory_and_is_that_of_each_row() 
     assert max(event.self_cpu_memory_usage for event in profile.events()) < 10_000_000  # all at once: 256 MB
 
 
+def test_projection_in_pieces_of_several_rows_is_that_of_each_row() -> None:
+    generator = torch.Generator().manual_seed(0)
+    support = torch.linspace(-10, 10, 51)
+    values = 10 * torch.randn((120, 51), generator=generator)
+    probabilities = torch.randn((120, 51), generator=generator).softmax(1)
+    rows = [categorical_projection(values[k : k + 1], probabilities[k : k + 1], support) for k in range(120)]
+    assert torch.allclose(categorical_projection(values, probabilities, support), torch.cat(rows))
+
+
 def test_cross_entropy_is_the_one_worked_by_hand() -> None:
     logits = torch.tensor([[0.0, LOG_3]])  # probabilities 1/4 and 3/4
     loss = categorical_cross_entropy(logits, torch.tensor([[0.5, 0.5]]))

@@ -144,7 +144,7 @@ def test_a_run_goes_on_whose_command_had_a_byte_that_is_no_character(
     monkeypatch.setattr("sys.argv", ["rl-lab", "train", "--runs", os.fsdecode(b"bad\xff \xc3\xa9")])
     config = tiny_experiment(total_steps=200, iteration_steps=100, agent=AGENTS["uniform"])
     run = train(config, tmp_path, until_steps=100).run
-    assert read_provenance(run)["command"] == ["rl-lab", "train", "--runs", r"bad\xff é"]
+    assert read_provenance(run)["command"] == ["rl-lab", "train", "--runs", r"bad\udcff é"]
     assert resume(run).left_steps == 0
 
 

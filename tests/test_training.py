@@ -188,7 +188,7 @@ def test_a_signal_stops_a_run_cleanly_and_keeps_the_last_checkpoint(number: sign
 
 def test_the_state_of_a_checkout_is_read_without_writing_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
         subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
 
     (tmp_path / "file").write_text("a")

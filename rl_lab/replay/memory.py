@@ -257,7 +257,7 @@ class ReplayMemory:
         # One after the other, as the sum's last digits depend on the order.
         returns = np.where(counts, rewards, np.float32(0)).cumsum(axis=1)[:, -1]
         steps = counts.sum(axis=1)
-        ended: NDArray[np.bool_] = np.logical_or.reduce(ends & counts, axis=1)
+        ended = np.asarray((ends & counts).any(axis=1))
         discounts = np.where(ended, 0.0, self._discounts[steps]).astype(np.float32)
         return returns, discounts, steps, ended
 

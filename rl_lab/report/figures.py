@@ -197,8 +197,8 @@ def _profile(name: str, standing: Standing, styles: Mapping[str, int], rng: np.r
 def _pairs(name: str, standing: Standing) -> Figure:
     """A row a pair of contenders with several seeds."""
     pairs = [pair for pair in standing.pairs if pair.p_value is not None][:MAX_ROWS]
-    names = versus([(pair.first, pair.second) for pair in pairs])
-    rows = tuple(Row(name, 0, pair.probability) for name, pair in zip(names, pairs, strict=True))
+    labels = versus([(pair.first, pair.second) for pair in pairs])
+    rows = tuple(Row(label, 0, pair.probability) for label, pair in zip(labels, pairs, strict=True))
     told = listed([f"{pair.first} > {pair.second} {_estimate(pair.probability)}" for pair in pairs])
     forest = Forest("Probability of improvement", told, "P(A > B)", rows, mark=0.5)
     return Figure(

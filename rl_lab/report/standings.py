@@ -161,7 +161,7 @@ class Standing:
     @property
     def rivals(self) -> tuple[Contender, ...]:
         """Those of which runs are known, which can be tested against each other."""
-        return tuple(contender for contender in self.contenders if not contender.is_mean)
+        return _rivals(self.contenders)
 
     @property
     def tests_published(self) -> bool:
@@ -178,7 +178,7 @@ def standing(
     games = set.intersection(*(set(c.cells) for c in contenders)) if contenders else set()
     common = tuple(sorted(game for game in games if game in table.human))
     aggregates = [_aggregate(c, common, table, rng) for c in contenders] if common else []
-    rivals = [contender for contender in contenders if not contender.is_mean]
+    rivals = _rivals(contenders)
     pairs = {
         (first.label, second.label): _pair(first, second, shared, rng)
         for first, second in (combinations(rivals, 2) if len(rivals) <= MAX_PAIRED else ())
@@ -205,6 +205,10 @@ def published_contender(reference: Reference, games: Iterable[str], rng: np.rand
 def mean_interval(scores: Sequence[float], rng: np.random.Generator) -> Interval | None:
     """95 % of the mean over seeds, by bootstrap; None for a single score."""
     return statistics.interval(statistics.mean, np.array(scores)[:, None], rng=rng)
+
+
+def _rivals(contenders: Iterable[Contender]) -> tuple[Contender, ...]:
+    return tuple(contender for contender in contenders if not contender.is_mean)
 
 
 def _aggregate(contender: Contender, games: Sequence[str], table: ScoreTable, rng: np.random.Generator) -> Aggregate:

@@ -196,7 +196,7 @@ def _measure(toml: str, agent_file: str | None) -> Measurement:
         return _measured(toml, agent_file)
     except (ResumableError, OSError) as error:
         cause = error.__cause__ or error  # the run to go on with is gone
-        reason = cause.strerror if isinstance(cause, OSError) else str(cause)
+        reason = (isinstance(cause, OSError) and cause.strerror) or cause
         where = f"{cause.filename}: " if isinstance(cause, OSError) and cause.filename else ""
         raise LabError(
             f"the measurement failed: {where}{reason}; --no-measure leaves it out, TMPDIR names another folder for it"

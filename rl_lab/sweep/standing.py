@@ -45,9 +45,8 @@ def _rest(run: PlannedRun) -> Rest | None:
     """What is left of the run; None if it is finished."""
     directory = run.directory
     try:
-        if not directory.exists() and not directory.is_symlink():
-            return Rest(run, 0)
-        if directory.is_dir() and not directory.is_symlink() and not any(directory.iterdir()):
+        is_link = directory.is_symlink()
+        if not is_link and (not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))):
             return Rest(run, 0)
         is_whole = all((directory / name).is_file() for name in ("config.toml", "provenance.json"))
     except OSError as error:
