@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rl_lab.agent import AgentConfig, Task, load_agent
+from rl_lab.agent import Task, load_agent
 from rl_lab.apex.acting import Actor, ActorSettings, Played, actor_epsilon
 from rl_lab.apex.chunk import Chunk, ChunkBuilder
 from rl_lab.apex.priorities import InitialPriorities
@@ -21,7 +21,7 @@ from rl_lab.atari import AtariVectorEnv, Episode, Step
 from rl_lab.errors import LabError
 from rl_lab.networks import Architecture
 from rl_lab.replay import PrioritizedReplayMemory
-from tests.tiny import PROTOCOL
+from tests.tiny import PROTOCOL, tiny_apex
 
 DISCOUNT, N_STEP, NUM_GAMES = 0.5, 2, 2
 OUTCOMES = ("goes on", "loses a life", "ends", "is cut")
@@ -320,12 +320,6 @@ def test_a_pause_is_noticed_where_nothing_is_played() -> None:
 def test_bad_hyperparameters_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(LabError, match=message):
         load_agent("apex_dqn").Config(name="apex_dqn", **changes)
-
-
-def tiny_apex(**changes: Any) -> AgentConfig:
-    """An update every 8 steps from step 64 on."""
-    settings = {"actors": 2, "shards": 1, "batch_size": 8, "learning_starts_steps": 64, "steps_per_update": 8.0}
-    return load_agent("apex_dqn").Config(name="apex_dqn", **{**settings, **changes})
 
 
 def test_learning_that_starts_before_the_first_transitions_is_refused() -> None:

@@ -18,33 +18,14 @@ from typing import Any
 import psutil
 import pytest
 
-from rl_lab.agent import AgentConfig, load_agent
 from rl_lab.cli.main import main
 from rl_lab.errors import ResumableError
 from rl_lab.records import read_metrics, read_provenance, read_records, read_status
 from tests.processes import RL_LAB, ended, has_lines, rl_lab, started, wait_until, write_config
+from tests.tiny import tiny_apex
 
 _DEADLINE_SECONDS = 120
 CORES = 6
-
-
-def tiny_apex(**changes: Any) -> AgentConfig:
-    """Two actors and two shards; an update every 8 steps from step 64 on."""
-    settings: dict[str, Any] = {
-        "actors": 2,
-        "shards": 2,
-        "chunk_steps": 10,
-        "publish_every_updates": 5,
-        "network": "mnih2013",
-        "hidden_units": 16,
-        "replay_capacity": 2_000,
-        "batch_size": 8,
-        "prefetch_batches": 2,
-        "learning_starts_steps": 64,
-        "steps_per_update": 8.0,
-        "target_update_updates": 10,
-    }
-    return load_agent("apex_dqn").Config(name="apex_dqn", **{**settings, **changes})
 
 
 def processes_of(kind: str, root: psutil.Process) -> list[psutil.Process]:

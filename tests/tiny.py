@@ -24,6 +24,25 @@ def tiny_dqn(**changes: Any) -> AgentConfig:
     return load_agent("dqn").Config(name="dqn", **{**settings, **changes})
 
 
+def tiny_apex(**changes: Any) -> AgentConfig:
+    """Two actors and two shards; an update every 8 steps from step 64 on."""
+    settings: dict[str, Any] = {
+        "actors": 2,
+        "shards": 2,
+        "chunk_steps": 10,
+        "publish_every_updates": 5,
+        "network": "mnih2013",
+        "hidden_units": 16,
+        "replay_capacity": 2_000,
+        "batch_size": 8,
+        "prefetch_batches": 2,
+        "learning_starts_steps": 64,
+        "steps_per_update": 8.0,
+        "target_update_updates": 10,
+    }
+    return load_agent("apex_dqn").Config(name="apex_dqn", **{**settings, **changes})
+
+
 def tiny_experiment(**changes: Any) -> ExperimentConfig:
     """Two iterations of 200 agent steps in two games of Breakout."""
     settings: dict[str, Any] = {
