@@ -26,7 +26,7 @@ from rl_lab import losses
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv, Protocol
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE
-from rl_lab.augmentation import AUGMENTATIONS, augment
+from rl_lab.augmentation import AUGMENTATIONS, augment, bytes_per_pixel
 from rl_lab.checks import (
     integer_at,
     require_at_least,
@@ -690,7 +690,7 @@ class DQN(Agent):
         """
         config = self.config
         due_at_once = -(-self._task.num_games // config.update_every_steps) * config.updates_at_once
-        pixel_bytes = 4 if config.augmentation == "shift_and_intensity" else 1
+        pixel_bytes = bytes_per_pixel(config.augmentation)
         batch_bytes = 2 * math.prod(OBSERVATION_SHAPE) * pixel_bytes * config.batch_size
         require_memory(
             self.replay.memory_bytes + learning_bytes(self.network, config.batch_size) + due_at_once * batch_bytes,

@@ -19,6 +19,11 @@ Pixels: TypeAlias = NDArray[np.uint8 | np.float32]
 AUGMENTATIONS = ("none", "shift", "shift_and_intensity")
 
 
+def bytes_per_pixel(kind: str) -> int:
+    """Of what `augment` gives."""
+    return np.dtype(np.float32 if kind == "shift_and_intensity" else np.uint8).itemsize
+
+
 def augment(kind: str, observations: Pixels, rng: np.random.Generator) -> Pixels:
     """Observations [B, C, H, W], changed as one of `AUGMENTATIONS` says; both together are those of DrQ."""
     if kind == "none":

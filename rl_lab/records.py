@@ -108,6 +108,13 @@ class Status:
         return self.state == "running" and self.writer == "alive"
 
 
+def is_free(directory: Path) -> bool:
+    """Whether a run may be made there: nothing is, or an empty folder, but no link to one."""
+    if directory.is_symlink():
+        return False
+    return not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))
+
+
 def find_runs(root: Path) -> list[Path]:
     """Every run directory at or below `root`, sorted, without those of tunes below it; LabError where there is none."""
     found = sorted(folder for folder, names in _folders(root) if _has_run(folder, names))

@@ -28,7 +28,7 @@ from rl_lab.evaluation import Evaluation
 from rl_lab.events import EvaluationPoint, EventWriter, Kept, evaluation_points, hyperparameters, training_times
 from rl_lab.experiment import ExperimentConfig
 from rl_lab.provenance import provenance
-from rl_lab.records import State, Status, last_episodes
+from rl_lab.records import State, Status, is_free, last_episodes
 from rl_lab.scores import DEFAULT_TABLE
 from rl_lab.storage import RecordFile, Storage
 from rl_lab.untrusted import files_below, read_json
@@ -199,13 +199,11 @@ def make_way(directory: Path, *, overwrite: bool) -> None:
     partial = _partial(directory)
     if partial.exists():  # left by a process that was killed here, or while it made a run
         shutil.rmtree(partial)
-    is_link = directory.is_symlink()
-    if not directory.exists() and not is_link:
+    if is_free(directory):
+        if directory.exists():
+            directory.rmdir()
         return
-    if directory.is_dir() and not is_link and not any(directory.iterdir()):
-        directory.rmdir()
-        return
-    if is_link or not (directory / "provenance.json").is_file():
+    if directory.is_symlink() or not (directory / "provenance.json").is_file():
         raise LabError(f"{directory} is in the way and is no run; move it, or use another --seed, --name or --runs")
     if not overwrite:
         raise LabError(

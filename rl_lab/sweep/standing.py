@@ -10,7 +10,7 @@ from rl_lab.agent import AgentConfig
 from rl_lab.atari import Protocol
 from rl_lab.errors import LabError
 from rl_lab.experiment import ExperimentConfig, load_experiment
-from rl_lab.records import last_metrics, read_evaluations, read_status
+from rl_lab.records import is_free, last_metrics, read_evaluations, read_status
 from rl_lab.sweep.plan import PlannedRun
 
 _Part = ExperimentConfig | Protocol | AgentConfig
@@ -45,8 +45,7 @@ def _rest(run: PlannedRun) -> Rest | None:
     """What is left of the run; None if it is finished."""
     directory = run.directory
     try:
-        is_link = directory.is_symlink()
-        if not is_link and (not directory.exists() or (directory.is_dir() and not any(directory.iterdir()))):
+        if is_free(directory):
             return Rest(run, 0)
         is_whole = all((directory / name).is_file() for name in ("config.toml", "provenance.json"))
     except OSError as error:

@@ -151,8 +151,7 @@ def _refusal(error: BaseException | None) -> str:
     """Why SQLite cannot write, as the first cause has it; empty where that is not what is wrong."""
     while error is not None:
         # SQLAlchemy, and Optuna around it, have errors of their own for all that SQLite says.
-        code = getattr(error, "sqlite_errorcode", None)  # only of what SQLite itself says
-        if isinstance(error, sqlite3.Error) and code is not None and code & 0xFF in _REFUSED:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _REFUSED:  # only what SQLite itself says has one
             return str(error)
         error = error.__cause__
     return ""
