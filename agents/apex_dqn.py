@@ -24,7 +24,14 @@ from rl_lab.apex.acting import ActorSettings, actor_epsilon
 from rl_lab.apex.shard import ShardSettings
 from rl_lab.atari import AtariVectorEnv
 from rl_lab.atari.vector_env import OBSERVATION_SHAPE
-from rl_lab.checks import integer_at, require_at_least, require_between, require_one_of, require_positive
+from rl_lab.checks import (
+    integer_at,
+    require_at_least,
+    require_between,
+    require_learning,
+    require_one_of,
+    require_positive,
+)
 from rl_lab.errors import LabError
 from rl_lab.guards import require_finite_weights, warn_of_divergence
 from rl_lab.networks import NETWORKS, Architecture, build_network
@@ -161,11 +168,7 @@ class ApexDQN(Agent):
 
     def __init__(self, config: AgentConfig, task: Task) -> None:
         assert isinstance(config, ApexDQNConfig)
-        if config.learning_starts_steps >= task.total_steps > 0:
-            raise LabError(
-                f"learning_starts_steps is {config.learning_starts_steps} and the budget {task.total_steps} steps: "
-                "nothing would be learned; use a smaller --agent.learning-starts-steps"
-            )
+        require_learning(config.learning_starts_steps, task.total_steps)
         if config.replay_capacity < config.actors * task.num_games:
             raise LabError(
                 f"replay_capacity is {config.replay_capacity}; allowed is one transition or more for each of "

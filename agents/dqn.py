@@ -32,6 +32,7 @@ from rl_lab.checks import (
     require_at_least,
     require_between,
     require_fitting,
+    require_learning,
     require_one_of,
     require_positive,
 )
@@ -233,6 +234,11 @@ class DQNConfig(AgentConfig):
         require_fitting(
             (self.munchausen and self.values == "categorical", "values is categorical", "munchausen is false"),
             (self.munchausen and self.double, "double is true", "munchausen is false: both choose the next action"),
+            (
+                self.double and not self.has_target_network,
+                "no target network (target_update_steps and target_rate are 0)",
+                "double is false",
+            ),
             (self.spectral_norm and self.network != "impala", f"network is {self.network}", "spectral_norm is false"),
             (self.spectral_norm and self.precision != "fp32", "precision is bf16", "spectral_norm is false"),
             (self.impala_pool > 0 and self.network != "impala", f"network is {self.network}", "impala_pool is 0"),
@@ -362,11 +368,7 @@ class DQN(Agent):
 
     def __init__(self, config: AgentConfig, task: Task) -> None:
         assert isinstance(config, DQNConfig)
-        if config.learning_starts_steps >= task.total_steps > 0:
-            raise LabError(
-                f"learning_starts_steps is {config.learning_starts_steps} and the budget {task.total_steps} steps: "
-                "nothing would be learned; use a smaller --agent.learning-starts-steps"
-            )
+        require_learning(config.learning_starts_steps, task.total_steps)
         first_transitions_steps = (config.n_step + 1) * task.num_games
         if config.learning_starts_steps < first_transitions_steps:
             raise LabError(

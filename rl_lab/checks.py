@@ -56,6 +56,15 @@ def require_fitting(*switches: tuple[bool, str, str]) -> None:
             raise LabError(f"{given}; allowed with it is only that {allowed}")
 
 
+def require_learning(learning_starts_steps: int, total_steps: int) -> None:
+    """Learning starts within the budget, else a LabError. No budget is that of a saved agent, which only plays."""
+    if learning_starts_steps >= total_steps > 0:
+        raise LabError(
+            f"learning_starts_steps is {learning_starts_steps} and the budget {total_steps} steps: nothing would be "
+            "learned; use a smaller --agent.learning-starts-steps"
+        )
+
+
 def require_word(config: object, *fields: str) -> None:
     """Each field may name a folder and be shown, else a LabError."""
     for field in fields:

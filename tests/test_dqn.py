@@ -848,6 +848,11 @@ def test_a_value_that_is_not_allowed_is_refused_by_the_name_of_its_field(field: 
             "values is categorical; allowed with it is only that munchausen",
         ),
         ({"munchausen": True, "double": True}, "double is true; allowed with it is only that munchausen is false"),
+        (
+            {"double": True, "target_update_steps": 0},
+            r"no target network \(target_update_steps and target_rate are 0\); allowed with it is only that double is "
+            "false",
+        ),
         ({"spectral_norm": True}, "network is mnih2013; allowed with it is only that spectral_norm is false"),
         ({"spectral_norm": True, "network": "impala", "precision": "bf16"}, "precision is bf16; allowed with it"),
         ({"impala_pool": 6}, "network is mnih2013; allowed with it is only that impala_pool is 0"),

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from rl_lab.scores import Reference, curves, reference, references, score_table
+from rl_lab.scores import Reference, curves, published, reference, references, score_table
 from rl_lab.scores.tables import read_column, read_rows
 
 WITH_RUNS = [agent for agent in references().values() if agent.runs]
@@ -41,6 +41,12 @@ def test_score_is_the_mean_of_the_runs_in_each_game(agent: Reference) -> None:
 def test_agent_of_which_only_means_are_published_has_no_runs() -> None:
     assert reference("atari100k_bbf_rr8").runs == {}
     assert reference("rainbow").runs == {}
+
+
+def test_what_is_named_twice_is_there_once() -> None:
+    agents, training = published(["rainbow", "dopamine_dqn_cnn", "rainbow", "dopamine_dqn_cnn"])
+    assert [agent.name for agent in agents] == ["rainbow"]
+    assert [curve.name for curve in training] == ["dopamine_dqn_cnn"]
 
 
 def test_every_reference_says_where_it_was_read() -> None:

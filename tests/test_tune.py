@@ -508,6 +508,12 @@ def test_a_folder_in_the_place_of_a_study_is_one_line() -> None:
         opened(search)
 
 
+def test_a_folder_whose_name_is_too_long_for_a_study_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune("--runs", "a" * 256) == 2
+    line = f"cannot look for {'a' * 256}/tunes/steady/study.db: File name too long; use another --runs"
+    assert line in capsys.readouterr().err
+
+
 def test_a_file_that_is_no_study_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     folder = searched().folder
     folder.mkdir(parents=True)

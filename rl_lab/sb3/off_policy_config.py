@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rl_lab.agent import AgentConfig, Task
-from rl_lab.checks import require_at_least, require_between, require_one_of, require_positive
+from rl_lab.checks import require_at_least, require_between, require_learning, require_one_of, require_positive
 from rl_lab.errors import LabError
 from rl_lab.replay import STORAGES
 from rl_lab.sb3.games import require_whole_rounds
@@ -68,11 +68,7 @@ class OffPolicyConfig(AgentConfig):
 
 def check_fit(config: OffPolicyConfig, task: Task) -> None:
     """LabError where the hyperparameters do not fit the budget or the number of parallel games."""
-    if config.learning_starts_steps >= task.total_steps > 0:
-        raise LabError(
-            f"learning_starts_steps is {config.learning_starts_steps} and the budget {task.total_steps} steps: "
-            "nothing would be learned; use a smaller --agent.learning-starts-steps"
-        )
+    require_learning(config.learning_starts_steps, task.total_steps)
     if config.update_every_steps % task.num_games and task.num_games % config.update_every_steps:
         raise LabError(
             f"num_games is {task.num_games} and update_every_steps {config.update_every_steps}; allowed with "

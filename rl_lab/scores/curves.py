@@ -52,7 +52,8 @@ def curves() -> dict[str, ReferenceCurve]:
 
 
 def published(names: Sequence[str]) -> tuple[list[Reference], list[ReferenceCurve]]:
-    """The published agents and the published curves among the names; LabError for a name that is neither."""
+    """The published agents and the published curves among the names, each once; LabError for a name that is neither."""
+    names = tuple(dict.fromkeys(names))
     known = {**references(), **_agents()}
     for name in names:
         if name not in known:

@@ -51,8 +51,12 @@ _REFUSED = (
 
 
 def exists(search: Search) -> bool:
-    """Whether the search has begun."""
-    return (search.folder / _DATABASE).exists()
+    """Whether the search has begun; LabError where that cannot be seen."""
+    path = search.folder / _DATABASE
+    try:
+        return path.exists()
+    except OSError as error:
+        raise LabError(f"cannot look for {path}: {error.strerror}; use another --runs") from error
 
 
 def open_study(search: Search) -> Study:
