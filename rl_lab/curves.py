@@ -31,8 +31,9 @@ class Progress:
 
     steps: int
     frames: int
-    frames_per_second: float
-    """Training only: since the last point of the curves, or over an iteration at its end."""
+    frames_per_second: float | None
+    """Training only: since the last point of the curves, or over an iteration at its end; None where nothing was left
+    to play."""
     epsilon: float | None
     mean_return: float | None
     """Over the last 100 training episodes, or all if fewer; None before the first."""
@@ -66,7 +67,7 @@ class Curves:
         self.agent_metrics = dict(position.agent_metrics)
         self._last_step = position.begin_steps + steps
         frames = position.steps * env.protocol.frame_skip
-        self._progress = Progress(position.steps, frames, 0.0, epsilon=None, mean_return=None, human_normalized=None)
+        self._progress = Progress(position.steps, frames, None, epsilon=None, mean_return=None, human_normalized=None)
         self._begin_frames = env.frames
         self._begin_time = time.monotonic()
         self._written_time = self._begin_time - position.unwritten_seconds
@@ -76,7 +77,8 @@ class Curves:
         seconds = time.monotonic() - self._begin_time
         if self._steps > self.written_steps:
             self._write()
-        frames_per_second = (self._env.frames - self._begin_frames) / seconds
+        frames = self._env.frames - self._begin_frames
+        frames_per_second = frames / seconds if frames else None
         return dataclasses.replace(self._progress, frames_per_second=frames_per_second)
 
     def due(self) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import signal
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from rl_lab.agent import AgentConfig, load_agent
+from rl_lab.cli.progress import LineReporter
 from rl_lab.curves import Curves
 from rl_lab.errors import LabError, LabWarning
 from rl_lab.records import read_provenance, read_records, read_status
@@ -127,6 +129,14 @@ def test_a_finished_run_with_a_larger_budget_ends_as_one_that_had_it_from_the_st
     run = train(tiny_experiment(total_steps=200), tmp_path / "part").run
     resume(run, total_steps=400)
     assert what_it_came_to(run) == what_it_came_to(whole)
+
+
+def test_an_iteration_that_only_lacked_its_score_has_no_speed(tmp_path: Path) -> None:
+    config = tiny_experiment(agent=AGENTS["uniform"], total_steps=200)
+    run = train(config, tmp_path, reporter=Interrupts(200)).run
+    screen = StringIO()
+    resume(run, reporter=LineReporter(screen))
+    assert screen.getvalue().splitlines()[1].startswith("          800 frames       - frames/s  mean score ")
 
 
 def test_a_last_iteration_that_only_lacks_its_score_is_finished_before_the_budget_grows(tmp_path: Path) -> None:

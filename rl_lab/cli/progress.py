@@ -100,7 +100,7 @@ def _start_line(run: Path, config: ExperimentConfig) -> str:
 
 
 def _progress_text(progress: Progress) -> str:
-    parts = [f"{progress.frames:,} frames", f"{progress.frames_per_second:,.0f} frames/s"]
+    parts = [f"{progress.frames:,} frames", _speed(progress)]
     if progress.epsilon is not None:
         parts.append(f"epsilon {progress.epsilon:.2f}")
     if progress.mean_return is not None:
@@ -111,4 +111,8 @@ def _progress_text(progress: Progress) -> str:
 
 
 def _iteration_line(progress: Progress, evaluation: Evaluation) -> str:
-    return f"{progress.frames:>13,} frames  {progress.frames_per_second:>6,.0f} frames/s  {evaluation_line(evaluation)}"
+    return f"{progress.frames:>13,} frames  {_speed(progress):>15}  {evaluation_line(evaluation)}"
+
+
+def _speed(progress: Progress) -> str:
+    return "- frames/s" if progress.frames_per_second is None else f"{progress.frames_per_second:,.0f} frames/s"
