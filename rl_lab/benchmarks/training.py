@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,11 @@ _LEAST_STEPS_PER_GAME = 32
 
 
 class Training:
-    """An agent and the games that it trains on; each turn plays new ones."""
+    """An agent and the games that it trains on, from turn to turn: starting them takes longer than a turn may."""
 
     def __init__(self, config: str, settings: Settings, *, num_games: int = 1, **changes: object) -> None:
-        """`changes` are hyperparameters that differ from the config's.
-
-        A turn has at least 32 steps of each game, so that starting the games is a small part of it.
-        """
+        """`changes` are hyperparameters that differ from the config's. A turn has at least 32 steps of each game."""
         self._settings = settings
-        self._turn = 0
         self._steps = max(settings.steps, _LEAST_STEPS_PER_GAME * num_games)
         self._config = dataclasses.replace(
             load_experiment(config_path(config)),
@@ -43,18 +40,23 @@ class Training:
 
     def steps_per_second(self) -> float:
         """Agent steps a second over one turn, over all games."""
+        goal = self._env.steps + self._steps
+        return self._steps / seconds(lambda: self.agent.train(self._env, goal, _NoLog()))
+
+    @cached_property
+    def _env(self) -> AtariVectorEnv:
+        """Not made for an agent that does not play."""
         config = self._config
-        self._turn += 1
         env = AtariVectorEnv(
             config.game,
             config.protocol,
             config.num_games,
-            seed_sequence(0, "bench", self._turn),
+            seed_sequence(0, "bench"),
             training=True,
             num_threads=config.emulator_threads,
         )
         env.reset()
-        return self._steps / seconds(lambda: self.agent.train(env, self._steps, _NoLog()))
+        return env
 
     @property
     def update_every_steps(self) -> int:

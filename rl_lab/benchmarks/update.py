@@ -137,7 +137,7 @@ def _update_seconds(training: Training) -> float:
 
 def _filled(settings: Settings, changes: Mapping[str, object]) -> Training:
     """An agent after a turn of random play."""
-    training = Training(OURS, settings, num_games=8, **{"learning_starts_steps": settings.steps, **changes})
+    training = Training(OURS, settings, num_games=1, **{"learning_starts_steps": settings.steps, **changes})
     training.steps_per_second()
     return training
 
