@@ -35,7 +35,7 @@ from rl_lab.events import (
     hyperparameters,
     layout,
 )
-from rl_lab.records import TUNES, find_runs, read_config, read_evaluations, read_metrics
+from rl_lab.records import find_runs, read_config, read_evaluations, read_metrics
 from rl_lab.scores import GameCurve, Reference, ReferenceCurve, published, score_table
 
 REFERENCES = "reference"
@@ -217,15 +217,15 @@ def planned_frames(configs: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def link_runs(runs: Path, logdir: Path) -> None:
-    """Show the folders of `runs`, or the one run that it is, in `logdir`, which serves references too.
+    """Show all below `runs`, or the one run that it is, in `logdir`, which serves references too.
 
-    Tunes below `runs` are left out: their runs are no results. Call again for games that came later.
+    Those of tunes below `runs` are left out: they are no results. Call again for runs that came later.
     """
-    root = runs.resolve()
-    for entry in [root] if (root / "config.toml").is_file() else filter(Path.is_dir, root.glob("*")):
-        link = logdir / entry.name
-        if not link.is_symlink() and entry.name not in (REFERENCES, RECORDS, TUNES):
-            link.symlink_to(entry)
+    for run in find_runs(runs):
+        link = logdir / (runs.resolve().name if run == runs else run.relative_to(runs))
+        if not os.path.lexists(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(run.resolve())
 
 
 class Server:

@@ -35,7 +35,7 @@ from rl_lab.events import (
     game_tag,
     hyperparameters,
 )
-from rl_lab.records import read_evaluations, read_metrics
+from rl_lab.records import TUNE_MARK, read_evaluations, read_metrics
 from rl_lab.scores import reference, score_table
 from rl_lab.tensorboard import (
     Server,
@@ -324,7 +324,17 @@ def test_files_beside_the_runs_are_not_shown(tmp_path: Path) -> None:
     EventFile(runs).close()
     overview(readable_runs(runs).values(), logdir)
     link_runs(runs, logdir)
-    assert [path.name for path in logdir.iterdir() if path.is_symlink()] == ["Pong"]
+    assert [path.relative_to(logdir) for path in logdir.rglob("*") if path.is_symlink()] == [Path("Pong/dqn/seed-0")]
+
+
+def test_all_runs_but_a_tunes_are_shown_wherever_they_lie(tmp_path: Path) -> None:
+    runs, logdir = tmp_path / "runs", tmp_path / "logdir"
+    shown = ["mine/Pong/dqn/seed-0", "records/Pong/dqn/seed-0", "reference/Pong/dqn/seed-0"]
+    for run in (*shown, "mine/tunes/steady/trial-0/Pong/dqn/seed-0"):
+        write_run(runs / run, [])
+    (runs / "mine/tunes/steady" / TUNE_MARK).write_text("{}")
+    link_runs(runs, logdir)
+    assert sorted(str(path.relative_to(logdir)) for path in logdir.rglob("*") if path.is_symlink()) == shown
 
 
 def test_new_points_and_new_games_appear_in_a_running_server_and_a_resume_breaks_no_curve(tmp_path: Path) -> None:

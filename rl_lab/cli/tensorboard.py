@@ -7,11 +7,12 @@ import ipaddress
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from rl_lab.cli.main import Parser
-from rl_lab.errors import LabWarning
+from rl_lab.errors import LabError, LabWarning
 from rl_lab.system import end_by_keyboard_interrupt
 from rl_lab.tensorboard import (
     RECORDS,
@@ -25,7 +26,7 @@ from rl_lab.tensorboard import (
     reference_runs,
 )
 
-_NEW_GAMES_SECONDS = 5  # as often as TensorBoard looks for new data
+_NEW_RUNS_SECONDS = 5  # as often as TensorBoard looks for new data
 
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
@@ -81,8 +82,9 @@ def _serve(options: argparse.Namespace) -> NoReturn:
             address = server.address
             print(f"TensorBoard at {address} (by game: {address}#custom_scalars) - Ctrl-C stops it", flush=True)
             while True:
-                server.wait(_NEW_GAMES_SECONDS)
-                link_runs(options.runs, logdir)
+                server.wait(_NEW_RUNS_SECONDS)
+                with suppress(LabError):  # of a folder whose last run was deleted
+                    link_runs(options.runs, logdir)
 
 
 def _is_loopback(host: str) -> bool:
