@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -148,7 +149,7 @@ def agent_names() -> tuple[str, ...]:
 def agent_path(name: str) -> Path:
     """The file of a name from `agent_names`, or an existing path ending in .py; LabError otherwise."""
     if name.endswith(".py"):
-        if not Path(name).is_file():
+        if not os.path.isfile(name):  # pathlib raises for names that no file can have
             raise LabError(f"no agent file {name}; give the path of a Python file that defines an Agent")
         return Path(name)
     if name not in agent_names():

@@ -145,7 +145,10 @@ def newest_checkpoint(run: Path, *, resumable: bool = False) -> tuple[Path, list
             return directory, problems
     if problems:
         raise LabError(f"{run} has no whole checkpoint: {problems[0]}")
-    raise LabError(f"{run} has no checkpoint yet; the first one is written after its first iteration")
+    raise LabError(
+        f"{run} has no checkpoint yet; the first one is written at its first iteration's end, or "
+        "after --checkpoint-minutes (5 by default)"
+    )
 
 
 def discard_newer(checkpoint: Path, storage: Storage) -> None:

@@ -77,6 +77,8 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
         ("list switches --agent uniform", "uniform has no switches"),
         ("list switches --agent dqm", "no agent 'dqm'; did you mean 'dqn'?"),
         ("evaluate absent", "absent is no run and no checkpoint"),
+        (f"evaluate {'x' * 300}.zip --game Pong", ".zip; give a .zip saved by stable-baselines3's DQN or PPO"),
+        (f"train --agent {'x' * 300}.py", ".py; give the path of a Python file that defines an Agent"),
         ("evaluate absent.zip", "does not say which game it plays; give --game"),
         ("evaluate absent.zip --game Pong", "no file absent.zip"),
         ("compare absent", "no runs in absent"),

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,12 @@ def test_a_video_file_is_absent_until_it_is_whole() -> None:
     assert os.listdir() == ["play.mp4"]
 
 
+def test_a_video_may_have_a_colon_in_its_name() -> None:
+    with VideoFile(Path("12:30.mp4"), frames_per_second=60, comment="") as video:
+        video.write(np.zeros((210, 160, 3), np.uint8))
+    assert os.listdir() == ["12:30.mp4"]
+
+
 # Mistakes
 
 
@@ -192,6 +199,11 @@ def test_a_video_file_is_absent_until_it_is_whole() -> None:
         ("video RUN --out play.mp4 --protocol nature", "no protocol 'nature'"),
         ("video UNIFORM --out play.mp4 --saliency", "this agent gives no values of its actions, which --saliency"),
         ("video EMPTY --out play.mp4", "no checkpoint"),
+        (
+            "video BEGUN --out play.mp4",
+            "begun has no checkpoint yet; the first one is written at its first",
+        ),
+        (f"video {'x' * 300} --out play.mp4", "cannot be looked into: File name too long; give a run or a checkpoint"),
         ("video absent --out play.mp4", "absent is no run and no checkpoint"),
     ],
 )
@@ -200,7 +212,10 @@ def test_a_mistake_is_one_line_with_status_2_and_leaves_nothing(
 ) -> None:
     Path("folder.mp4").mkdir()
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
-    names = {"RUN": run, "UNIFORM": runs / "Breakout" / "uniform" / "seed-0", "EMPTY": tmp_path / "empty"}
+    (tmp_path / "begun").mkdir()
+    shutil.copy(run / "config.toml", tmp_path / "begun")
+    names = {"RUN": run, "UNIFORM": runs / "Breakout" / "uniform" / "seed-0"}
+    names |= {"EMPTY": tmp_path / "empty", "BEGUN": tmp_path / "begun"}
     assert main([str(names.get(word, word)) for word in command.split()]) == 2
     output, errors = capsys.readouterr()
     assert output == ""

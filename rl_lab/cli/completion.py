@@ -34,7 +34,11 @@ def complete() -> int:
     if arguments[:1] == ["train"]:
         from rl_lab.cli import train
 
-        train.parse(_Completing(prog="rl-lab train", allow_abbrev=False), arguments[1:], load=_load_experiment)
+        parser = _Completing(prog="rl-lab train", allow_abbrev=False)
+        if train.goes_on(arguments):
+            train.add_resume_flags(parser)
+            parser.parse_all(arguments[1:])
+        train.parse(parser, arguments[1:], load=_load_experiment)
     return run(arguments, _Completing)
 
 
@@ -56,6 +60,11 @@ class _Values(BaseCompleter):
         self, *, prefix: str, action: argparse.Action, parser: argparse.ArgumentParser, parsed_args: argparse.Namespace
     ) -> Iterable[str]:
         """All values that begin with the prefix."""
+        saved = vars(parsed_args).get("saved")
+        if action.dest == "agent" and isinstance(saved, Path) and saved.suffix == ".zip":
+            from rl_lab.cli.saved import ZIP_AGENTS
+
+            return [name for name in ZIP_AGENTS.values() if name.startswith(prefix)]
         is_path = action.type is Path or action.metavar == "FILE"
         names = [] if is_path else [name for name in _names(action.dest) if name.startswith(prefix)]
         takes_path = is_path or action.dest in ("config", "sweep", "tune", "agent")

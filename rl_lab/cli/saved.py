@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from rl_lab.saved import SavedFiles
 from rl_lab.saved_agent import described_protocol, restore_agent
 
 _ZIP_PROTOCOL = "sb3_zoo"
-_ZIP_AGENTS = {
+ZIP_AGENTS = {
     "stable_baselines3.dqn.policies": "sb3_dqn",
     "stable_baselines3.common.policies": "sb3_ppo",
     "sb3_contrib.qrdqn.policies": "sb3_qrdqn",
@@ -23,7 +24,7 @@ _ZIP_AGENTS = {
 """The module of the policy's class -> the agent that plays it."""
 
 
-_AGENT_HELP = "your agent's .py file, if it is your own: it will be run; of a .zip: " + ", ".join(_ZIP_AGENTS.values())
+_AGENT_HELP = "your agent's .py file, if it is your own: it will be run; of a .zip: " + ", ".join(ZIP_AGENTS.values())
 
 
 class LoadedAgent(NamedTuple):
@@ -76,12 +77,12 @@ def _load_zip(options: argparse.Namespace, device: str) -> LoadedAgent:
     path: Path = options.saved
     if options.game is None:
         raise LabError(f"{path} does not say which game it plays; give --game")
-    if options.agent not in (None, *_ZIP_AGENTS.values()):
+    if options.agent not in (None, *ZIP_AGENTS.values()):
         raise LabError(
             f"--agent is {options.agent}, but {path} is a model of stable-baselines3 (allowed: "
-            f"{', '.join(_ZIP_AGENTS.values())}; by default what the file says)"
+            f"{', '.join(ZIP_AGENTS.values())}; by default what the file says)"
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib raises for names that no file can have
         raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN or PPO, or sb3-contrib's QR-DQN")
     game, protocol = resolve_game(options.game), named_protocol(options.protocol or _ZIP_PROTOCOL)
     files = SavedFiles({"model.zip": path})
@@ -100,22 +101,28 @@ def _zip_agent(files: SavedFiles, path: Path) -> str:
     settings = read_settings(files)
     policy = settings.get("policy_class")
     module = policy.get("__module__") if isinstance(policy, dict) else None
-    name = _ZIP_AGENTS.get(str(module))
+    name = ZIP_AGENTS.get(str(module))
     # A2C has the policies of PPO, but clips nothing.
     if name is None or (name == "sb3_ppo" and "clip_range" not in settings):
         raise LabError(
             f"{path} is of another algorithm than stable-baselines3's DQN and PPO and sb3-contrib's QR-DQN: its policy "
-            f"is of {str(module)[:100]!r}; if you know better, --agent names one of {', '.join(_ZIP_AGENTS.values())}"
+            f"is of {str(module)[:100]!r}; if you know better, --agent names one of {', '.join(ZIP_AGENTS.values())}"
         )
     return name
 
 
 def _checkpoint(saved: Path) -> Path:
     """The whole checkpoint that a path names: itself, or the newest of a run."""
-    if (saved / "manifest.json").is_file():
+    try:
+        names = set(os.listdir(saved))
+    except (FileNotFoundError, NotADirectoryError):
+        names = set()
+    except OSError as error:
+        raise LabError(f"{saved} cannot be looked into: {error.strerror}; give a run or a checkpoint") from error
+    if "manifest.json" in names:
         verify(saved, segments=False)
         return saved
-    if not (saved / "checkpoints").is_dir():
+    if not names & {"config.toml", "checkpoints"}:
         raise LabError(f"{saved} is no run and no checkpoint; give a run directory such as runs/Pong/dqn-quick/seed-0")
     checkpoint, problems = newest_checkpoint(saved)
     for problem in problems:

@@ -37,7 +37,7 @@ _PROTOCOL_HELP = "another protocol: a name from `rl-lab list protocols`"
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab train`."""
-    if any(argument.partition("=")[0] == "--resume" for argument in arguments):
+    if goes_on(arguments):
         return _resume(parser, arguments)
     given = parse(parser, arguments)
     config, options = given.config, given.options
@@ -63,10 +63,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
 
 def _resume(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab train --resume`: of the experiment only the budget can change."""
-    parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help=_RESUME_HELP)
-    parser.add_argument("--total-steps", type=int, metavar="INTEGER", help="another budget, in agent steps")
-    parser.add_argument("--agent", metavar="FILE", help="your agent's .py file, if it is your own: it will be run")
-    _add_conduct(parser)
+    add_resume_flags(parser)
     allowed = [flag for action in parser._actions for flag in action.option_strings]
     for argument in arguments:
         if argument.startswith("--") and argument.partition("=")[0] not in allowed:
@@ -80,6 +77,19 @@ def _resume(parser: Parser, arguments: Sequence[str]) -> int:
         options.resume, total_steps=options.total_steps, agent_file=options.agent, conduct=_conduct(options)
     )
     return _print_outcome(outcome, outcome.run)
+
+
+def goes_on(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of `rl-lab train` name a run to go on with."""
+    return any(argument.partition("=")[0] == "--resume" for argument in arguments)
+
+
+def add_resume_flags(parser: Parser) -> None:
+    """All that may be given with --resume."""
+    parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help=_RESUME_HELP)
+    parser.add_argument("--total-steps", type=int, metavar="INTEGER", help="another budget, in agent steps")
+    parser.add_argument("--agent", metavar="FILE", help="your agent's .py file, if it is your own: it will be run")
+    _add_conduct(parser)
 
 
 def _add_conduct(parser: Parser) -> None:

@@ -66,7 +66,8 @@ class VideoFile:
             self._part.touch()  # FFmpeg would first try with the first frame
         except OSError as error:
             raise self._refusal(error) from error
-        self._container: OutputContainer = av.open(self._part, "w")
+        # Absolute: FFmpeg takes what stands before a colon for a protocol, but for a path's.
+        self._container: OutputContainer = av.open(self._part.absolute(), "w")
         self._container.metadata["comment"] = comment
 
     def __enter__(self) -> Self:
