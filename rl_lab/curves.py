@@ -87,8 +87,13 @@ class Curves:
         return interval_is_over or self._steps >= self._last_step
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
-        """For the agent: keep its metrics until the next point is written; LabError for one that is not finite."""
+        """For the agent: keep its metrics until the next point is written.
+
+        LabError for one that is not finite, and for a tag without a slash: such names are the record's own.
+        """
         for tag, value in metrics.items():
+            if "/" not in tag:
+                raise LabError(f"the agent logs {tag!r}; allowed are tags with a slash, such as train/{tag}")
             self.agent_metrics[tag] = float(value)
             if not math.isfinite(value):
                 raise LabError(

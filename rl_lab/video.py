@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ class EpisodeVideo:
 
         first, *others = (Image.fromarray(frame) for frame in self._frames)
         file = io.BytesIO()
-        milliseconds = round(1_000 / _FRAMES_PER_SECOND)
+        # GIF counts hundredths of a second: each frame ends at the nearest one.
+        ends = [round(100 * count / _FRAMES_PER_SECOND) for count in range(len(self._frames) + 1)]
+        milliseconds = [10 * (end - begin) for begin, end in pairwise(ends)]
         first.save(file, "GIF", save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=False)
         return file.getvalue()

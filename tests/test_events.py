@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageSequence
 from PIL.GifImagePlugin import GifImageFile
 
 from rl_lab.agent import AgentConfig, Task, load_agent
@@ -121,3 +121,13 @@ def test_a_video_of_any_length_has_at_most_300_frames_from_the_first_to_near_the
             shown.append(high * 256 + low)
     assert shown[0] == 0
     assert steps - 1 - shown[1] < steps / 150
+
+
+def test_a_video_plays_in_real_time() -> None:
+    video = EpisodeVideo()
+    for step in range(150):
+        video.add(np.full((84, 84), step, np.uint8))
+    with Image.open(io.BytesIO(video.gif())) as gif:
+        assert isinstance(gif, GifImageFile)
+        assert gif.n_frames == 150
+        assert sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif)) == 10_000  # milliseconds

@@ -370,18 +370,36 @@ def test_compare_says_what_a_sweep_still_lacks(runs: list[Path], capsys: pytest.
     assert f"The sweep is not over; not finished: {names}." in capsys.readouterr().out
 
 
-def test_list_runs_is_watched_on_a_terminal_until_ctrl_c(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"TERM": "xterm", "COLUMNS": "120"}.items():
+def watched(runs_above: Path, until: bytes, lines: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `list runs --watch` shows on a terminal of so many lines before Ctrl-C."""
+    for name, value in {"TERM": "xterm", "COLUMNS": "120", "LINES": str(lines)}.items():
         monkeypatch.setenv(name, value)
     ours, theirs = pty.openpty()
-    with started(*RL_LAB, "list", "runs", "--watch", stdout=theirs) as process:
+    with started(*RL_LAB, "list", "runs", "--runs", str(runs_above), "--watch", stdout=theirs) as process:
         os.close(theirs)
         shown = b""
-        while b"finished" not in shown:
+        while until not in shown:
             shown += os.read(ours, 1 << 16)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     os.close(ours)
+    return shown.decode()
+
+
+def test_list_runs_is_watched_on_a_terminal_until_ctrl_c(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    watched(Path("runs"), b"finished", 24, monkeypatch)
+
+
+def test_a_terminal_that_is_too_low_shows_first_what_runs(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(4):
+        shutil.copytree(runs[0], tmp_path / f"many/seed-{seed}")
+    status = dataclasses.asdict(Status.of_this_process("running", steps=250, frames=1_000))
+    (tmp_path / "many/seed-3/status.json").write_text(json.dumps(status))
+    shown = watched(tmp_path / "many", b"more", 4, monkeypatch)
+    names = [f"seed-{seed}" for seed in range(4) if f"seed-{seed}" in shown]
+    assert (names, "and 2 more" in shown) == (["seed-0", "seed-3"], True)
 
 
 @pytest.mark.parametrize("kind", ["runs", "games"])

@@ -253,13 +253,14 @@ def test_no_process_outlives_a_sweep_whose_output_nobody_reads() -> None:
     assert not psutil.pid_exists(int(Path("pid").read_text()))
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_a_terminal_shows_a_table_of_what_is_going_on_and_lines_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"TERM": "xterm", "COLUMNS": "160"}.items():
         monkeypatch.setenv(name, value)
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
 
     run = planned(0)
     run.directory.mkdir(parents=True)
@@ -270,10 +271,24 @@ def test_a_terminal_shows_a_table_of_what_is_going_on_and_lines_above_it(monkeyp
         screen.on_look([run], 3)
         screen.on_failure(Failure(run, "boom", Path("logs/x.log"), is_resumable=False))
     shown = terminal.getvalue()
-    for text in ("human-normalized", "time left", "1 running, 3 waiting", "1,000", "250", "31.4", "1.031", "0.0 h"):
+    for text in ("human-normalized", "time left", "1 running, 3 waiting", "1,000", "250", "31.4", "1.031", "0 min"):
         assert text in shown, text
     assert "seed-0: goes on" in shown
     assert "seed-0: failed: boom (log: logs/x.log)" in shown
+
+
+def test_time_left_ends_where_the_run_is_to_stop_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": "160"}.items():
+        monkeypatch.setenv(name, value)
+    long = dataclasses.replace(planned(0).config, total_steps=1_000_000)
+    stops = dataclasses.replace(planned(0), config=long, until_steps=15_250)
+    stops.directory.mkdir(parents=True)
+    write_records(stops.directory)  # 250 steps, at 250 frames a second
+    for run, left in ((stops, "4 min"), (dataclasses.replace(stops, until_steps=None), "4.4 h")):
+        terminal = Terminal()
+        with SweepScreen(terminal) as screen:
+            screen.on_look([run], 0)
+        assert left in terminal.getvalue()
 
 
 def test_without_a_terminal_there_are_plain_lines_only() -> None:

@@ -144,6 +144,21 @@ def test_a_metric_that_is_not_finite_stops_the_run_with_one_line(tmp_path: Path)
     assert read_status(tmp_path / "Breakout" / "tiny" / "seed-0").state == "failed"
 
 
+@pytest.mark.parametrize("tag", ["frames", "reward"])
+def test_a_metric_without_a_slash_is_refused_before_it_is_written(tag: str, tmp_path: Path) -> None:
+    agent = tmp_path / "own.py"
+    agent.write_text(
+        "from rl_lab.agent import load_agent\n"
+        "class Own(load_agent('uniform')):\n"
+        "    def train(self, env, steps, log):\n"
+        f"        log({{{tag!r}: 1.0}})\n"
+    )
+    path = tmp_path / "mine.toml"
+    path.write_text(tiny_experiment().to_toml())
+    with pytest.raises(LabError, match=rf"the agent logs '{tag}'; allowed are tags with a slash, such as train/{tag}"):
+        train(load_experiment(path, agent=str(agent)), tmp_path)
+
+
 def test_a_folder_that_is_no_run_is_never_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "Breakout" / "tiny" / "seed-0"
     folder.mkdir(parents=True)

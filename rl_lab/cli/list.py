@@ -74,16 +74,25 @@ def _games(options: argparse.Namespace) -> _Table:
 
 
 def _watch(options: argparse.Namespace) -> int:
-    """The list of runs, again and again."""
+    """The list of runs, again and again; where not all fit on the screen, first those that run."""
+    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
+    console = Console()
+
     def shown() -> Text:
-        header, rows = _runs(options)
-        return Text("\n".join(aligned((header, *rows))), no_wrap=True)
+        header, found = _runs(options)
+        rows = list(found)
+        if len(rows) < console.height:
+            lines = aligned((header, *rows))
+        else:
+            fitting = sorted(rows, key=lambda row: not row[-1].startswith("running"))[: console.height - 2]
+            lines = [*aligned((header, *fitting)), f"and {len(rows) - len(fitting)} more"]
+        return Text("\n".join(lines), no_wrap=True)
 
     try:
-        with Live(shown(), auto_refresh=False) as live:
+        with Live(shown(), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(_WATCH_SECONDS)
                 live.update(shown(), refresh=True)
@@ -192,7 +201,7 @@ def _runs(options: argparse.Namespace) -> _Table:
             status, evaluation = read_status(directory), last_evaluation(directory)
         except LabError as error:
             return str(directory), "-", "-", _one_line(f"unreadable: {error}")
-        score = "no evaluation yet" if evaluation is None else f"{evaluation['mean_score']:.1f}"
+        score = "no evaluation yet" if evaluation is None else f"{evaluation['mean_score']:z.1f}"
         return str(directory), f"{status.frames:,}", score, _state(status)
 
     # The state comes last: why a run failed may be long, and would push the columns after it away.

@@ -9,6 +9,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
+from rich.text import Text
 
 from rl_lab.curves import Progress
 from rl_lab.evaluation import Evaluation
@@ -51,18 +53,23 @@ class BarReporter:
         self._console = Console(file=stream, highlight=False)
         self._notes = notes
         self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
+            BarColumn(table_column=Column(width=12)),
+            TimeRemainingColumn(table_column=Column(width=7)),
+            # Last, and what is cut where the terminal is narrow.
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
             console=self._console,
+            expand=True,
             transient=True,
             speed_estimate_period=3_600,  # two points of the curves may be minutes apart
         )
 
     def on_start(self, run: Path, config: ExperimentConfig) -> None:
         """Say what is trained, and start the bar."""
-        self._console.print(_start_line(run, config), *self._notes, sep="\n")
-        self._task = self._bar.add_task("random play", total=config.total_frames)
+        # As text: paths may have brackets, which would be markup.
+        self._console.print(Text("\n".join((_start_line(run, config), *self._notes))), soft_wrap=True)
+        self._task = self._bar.add_task("starts", total=config.total_frames)
         self._bar.start()
 
     def on_progress(self, progress: Progress) -> None:
@@ -71,7 +78,7 @@ class BarReporter:
 
     def on_evaluation(self, progress: Progress, evaluation: Evaluation) -> None:
         """The iteration's line."""
-        self._console.print(_iteration_line(progress, evaluation))
+        self._console.print(Text(_iteration_line(progress, evaluation)), soft_wrap=True)
 
     def on_end(self) -> None:
         """Take the bar away."""
@@ -104,9 +111,9 @@ def _progress_text(progress: Progress) -> str:
     if progress.epsilon is not None:
         parts.append(f"epsilon {progress.epsilon:.2f}")
     if progress.mean_return is not None:
-        parts.append(f"return {progress.mean_return:.1f}")
+        parts.append(f"return {progress.mean_return:z.1f}")
     if progress.human_normalized is not None:
-        parts.append(f"human-normalized {progress.human_normalized:.2f} ({DEFAULT_TABLE})")
+        parts.append(f"human-normalized {progress.human_normalized:z.2f} ({DEFAULT_TABLE})")
     return "  ".join(parts)
 
 

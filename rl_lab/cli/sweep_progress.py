@@ -92,13 +92,13 @@ def _cells(run: PlannedRun) -> tuple[str, str, str, str, str]:
     speed = None if metrics is None else metrics["time/fps"]
     score = None if evaluation is None else evaluation["mean_score"]
     normalized = None if score is None else score_table().human_normalized(run.config.game, score)
-    left = None if speed is None else (run.config.total_frames - frames) / speed
+    left = None if speed is None else max(run.frames - frames, 0) / speed
     return (
         f"{frames:,}",
         "-" if speed is None else f"{speed:,.0f}",
-        "-" if score is None else f"{score:.1f}",
-        "-" if normalized is None else f"{normalized:.3f}",
-        "-" if left is None else f"{left / 3600:.1f} h",
+        "-" if score is None else f"{score:z.1f}",
+        "-" if normalized is None else f"{normalized:z.3f}",
+        "-" if left is None else f"{left / 3600:.1f} h" if left >= 3600 else f"{left / 60:.0f} min",
     )
 
 

@@ -76,6 +76,12 @@ class PlannedRun:
         """Whether there is something of it to go on with."""
         return _is_started(self.directory)
 
+    @property
+    def frames(self) -> int:
+        """Emulator frames that are far enough for now."""
+        steps = self.config.total_steps if self.until_steps is None else min(self.until_steps, self.config.total_steps)
+        return steps * self.config.protocol.frame_skip
+
     def command(self) -> tuple[str, ...]:
         """The words after `rl-lab` that start the run, or go on with what is there of it."""
         until = () if self.until_steps is None else (f"--until-steps={self.until_steps}",)
