@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+from torch import Tensor
 
 from rl_lab.agent import Agent, AgentConfig, MetricLog, Task
 from rl_lab.atari import AtariVectorEnv, Protocol
@@ -122,7 +124,14 @@ class SB3PPO(Agent):
                 log(self._metrics())
                 self._guard(env.protocol)
 
-        learn(self.model, env, steps, self._task.total_steps, report)
+        try:
+            learn(self.model, env, steps, self._task.total_steps, report)
+        except ValueError as error:  # torch's of chances that are no numbers, or another one
+            if not self._logits().isfinite().all():
+                raise LabError(
+                    "the policy's chances are not finite: learning diverged; use a smaller learning rate"
+                ) from error
+            raise
 
     def act(self, observations: NDArray[np.uint8]) -> NDArray[np.int64]:
         """The policy's most probable actions [B]; in training they are drawn, and in the zoo's evaluations as well."""
@@ -215,6 +224,17 @@ class SB3PPO(Agent):
             self._require_finite_weights()
             values = torch.from_numpy(self.model.rollout_buffer.values)
             warn_of_divergence(values, reward_clip=protocol.reward_clip, discount=self.config.discount)
+
+    def _logits(self) -> Tensor:
+        """[B, A] float32, of the newest observations; SB3's own way to them refuses what is not finite."""
+        policy = self.model.policy
+        assert self.model._last_obs is not None
+        observations, _ = policy.obs_to_tensor(self.model._last_obs)
+        with torch.no_grad():
+            # Of one torso for policy and values.
+            features = cast("Tensor", policy.extract_features(observations, policy.pi_features_extractor))
+            logits: Tensor = policy.action_net(policy.mlp_extractor.forward_actor(features))
+        return logits
 
     def _require_finite_weights(self) -> None:
         require_finite_weights(torch.cat([weight.flatten() for weight in self.model.policy.parameters()]))

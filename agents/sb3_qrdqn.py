@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from rl_lab.checks import require_at_least
+from rl_lab.checks import require_between
 from rl_lab.errors import LabError
 from rl_lab.sb3.off_policy import OffPolicyAgent
 from rl_lab.sb3.off_policy_config import OffPolicyConfig
@@ -47,7 +47,7 @@ class SB3QRDQNConfig(OffPolicyConfig):
     """Quantiles of the return that the network gives for each action (SB3's n_quantiles)."""
 
     def __post_init__(self) -> None:
-        require_at_least(self, 1, "quantiles")
+        require_between(self, 1, 1_000, "quantiles")
         super().__post_init__()
 
 

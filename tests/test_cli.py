@@ -63,6 +63,7 @@ TINY += ["--evaluation-episodes", "1", "--protocol.max-frames-per-episode", "400
         ("train --total-steps 0", "total_steps is 0; allowed is 1 or more"),
         ("train --agent.replay-capacity 100000000000", "GB free; use --agent.replay-capacity"),
         ("train sb3_dqn/quick --agent.replay-capacity 1000000000", "GB free; use --agent.replay-capacity"),
+        ("train sb3_qrdqn/like --agent.quantiles 1001", "quantiles is 1001; allowed is 1 to 1000"),
         ("train --device cuda", "torch sees no GPU; use --device cpu"),
         ("train --device tpu", "device is 'tpu'; allowed is one of auto, cpu, cuda"),
         ("train --seed 1 dqn/like", "CONFIG comes first"),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -142,6 +144,12 @@ def test_an_iteration_that_ends_within_a_rollout_is_refused_before_its_first_fra
     assert env.steps == 0
 
 
+def test_a_policy_that_diverges_between_two_points_of_the_curves_is_one_line() -> None:
+    never = cast("EveryStep", SimpleNamespace(due=lambda: False))
+    with pytest.raises(LabError, match="the policy's chances are not finite: learning diverged"):
+        trained_agent((TOTAL_STEPS,), never, replace(small_config(), learning_rate=1e30))
+
+
 def test_memory_is_checked_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rl_lab.system.available_memory_bytes", lambda: 500_000)
     with pytest.raises(LabError, match=r"rollout of 16 steps needs .* use --agent\.rollout-steps"):
@@ -197,7 +205,18 @@ def test_an_undefined_metric_is_left_out_of_metrics_and_state() -> None:
     assert logged["train/value_loss"] == agent.model.logger.name_to_value["train/value_loss"]
 
 
-@pytest.mark.parametrize("state", [None, "", "zz", "00", "00" * 5056])
+def torch_state_at(left: int, position: int) -> str:
+    """A state of torch's generator whose next word is at `position`, with `left` of them left."""
+    data = bytearray(torch.get_rng_state().numpy().tobytes())
+    struct.pack_into("<i", data, 8, left)
+    struct.pack_into("<Q", data, 16, position)
+    return data.hex()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [None, "", "zz", "00", "00" * 5056, *(torch_state_at(*place) for place in ((624, 624), (0, 0), (1, 2**40)))],
+)
 def test_what_is_no_state_of_torchs_generator_is_refused(state: object) -> None:
     before = torch.get_rng_state()
     with pytest.raises(LabError, match=r"state\.json is damaged: torch is no state"):

@@ -85,7 +85,7 @@ def _load_zip(options: argparse.Namespace, device: str) -> LoadedAgent:
     if not os.path.isfile(path):  # pathlib raises for names that no file can have
         raise LabError(f"no file {path}; give a .zip saved by stable-baselines3's DQN or PPO, or sb3-contrib's QR-DQN")
     game, protocol = resolve_game(options.game), named_protocol(options.protocol or _ZIP_PROTOCOL)
-    files = SavedFiles({"model.zip": path})
+    files = SavedFiles({"model.zip": path.resolve()})  # downloads may be links into a cache
     name = options.agent or _zip_agent(files, path)
     agent_type = load_agent(name)
     task = Task(len(game_actions(game, protocol)), num_games=1, total_steps=0, seed=0, device=device)

@@ -22,7 +22,7 @@ from rl_lab.optimizers import ADAM_STATE, load_optimizer_state, optimizer_state,
 from rl_lab.saved import SavedFiles, SavedState
 from rl_lab.sb3.games import BenchGames, learn, require_whole_rounds
 from rl_lab.sb3.off_policy_config import OffPolicyConfig, check_fit, steps_and_updates, steps_per_round
-from rl_lab.sb3.replay import build_lean_replay, load_replay, require_replay_memory, save_replay
+from rl_lab.sb3.replay import build_lean_replay, load_replay, require_learning_memory, save_replay
 from rl_lab.sb3.saving import (
     LEARNER,
     STATE,
@@ -78,7 +78,7 @@ class OffPolicyAgent(Agent):
     def prepare(self) -> None:
         """Allocate the replay, once this machine is known to have the memory."""
         config = self.config
-        require_replay_memory(config.replay, config.replay_storage, config.replay_capacity)
+        require_learning_memory(config.replay, config.replay_storage, config.replay_capacity, config.batch_size)
         weights = self.model.policy.state_dict()
         self._begin(config.replay_capacity)
         self.model.policy.load_state_dict(weights)

@@ -79,6 +79,11 @@ def check_fit(config: OffPolicyConfig, task: Task) -> None:
             raise LabError(
                 f"{field} is {getattr(config, field)} with {task.num_games} games; allowed is at least 1 a game"
             )
+    if task.total_steps and config.n_step > config.replay_capacity // task.num_games:
+        raise LabError(
+            f"n_step is {config.n_step} and replay_capacity {config.replay_capacity} with {task.num_games} games; "
+            "allowed is a replay that holds n_step transitions of each game or more"
+        )
     require_whole_rounds(task.total_steps, "the budget is", steps_per_round(config, task))
     require_whole_rounds(task.iteration_steps, "the steps of an iteration are", steps_per_round(config, task))
 

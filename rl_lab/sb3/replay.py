@@ -22,6 +22,8 @@ from rl_lab.system import require_memory
 _BYTES_PER_OBSERVATION = math.prod(OBSERVATION_SHAPE)
 _BYTES_BESIDE_OBSERVATIONS = 20
 """Of a transition: action 8, reward 4, end 4, time limit 4."""
+_BYTES_IN_A_BATCH = 2 * _BYTES_PER_OBSERVATION * (1 + 4 + 4)
+"""Of a transition: its pixels as bytes, as floats, and as parts of 255; what the network keeps of them comes on top."""
 _BESIDE_OBSERVATIONS = ("actions", "rewards", "dones", "timeouts")
 """Arrays of SB3's replay, by its names."""
 
@@ -37,19 +39,19 @@ def build_lean_replay(
     return _LeanNStepReplay(*arguments, n_envs=num_games, storage=storage, n_steps=n_step, gamma=discount)
 
 
-def require_replay_memory(replay: str, storage: str, capacity: int) -> None:
-    """LabError where this machine's memory cannot hold the replay, which is 'sb3' or 'lean'."""
+def require_learning_memory(replay: str, storage: str, capacity: int, batch_size: int) -> None:
+    """LabError where this machine's memory cannot hold a batch beside the replay, which is 'sb3' or 'lean'."""
     if replay == "lean":
         observation_bytes = bytes_per_frame(storage, OBSERVATION_SHAPE[1:])
         what = f"one frame of some {observation_bytes:,} bytes each"
-        advice = "use --agent.replay-capacity"
+        advice = "use --agent.replay-capacity or --agent.batch-size"
     else:
         observation_bytes = 2 * _BYTES_PER_OBSERVATION
         what = f"two stacked observations of {_BYTES_PER_OBSERVATION:,} bytes each"
-        advice = "use --agent.replay-capacity or --agent.replay lean"
+        advice = "use --agent.replay-capacity, --agent.batch-size or --agent.replay lean"
     require_memory(
-        capacity * (observation_bytes + _BYTES_BESIDE_OBSERVATIONS),
-        f"stable-baselines3's replay of {capacity:,} transitions ({what})",
+        capacity * (observation_bytes + _BYTES_BESIDE_OBSERVATIONS) + batch_size * _BYTES_IN_A_BATCH,
+        f"stable-baselines3's replay of {capacity:,} transitions ({what}), with batches of {batch_size:,},",
         advice,
         fills_later=True,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import struct
+from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any, cast
 
 import numpy as np
@@ -21,8 +23,8 @@ from rl_lab.untrusted import parse_json, read_torch_storages, read_zip
 STATE, LEARNER = "state.json", "learner.safetensors"
 _MODEL = "model.zip"
 _MAX_MODEL_BYTES = 256 << 20
-_MAX_SETTINGS_BYTES = 4 << 20
-"""The last observations are among them."""
+_MAX_SETTINGS_BYTES = 128 << 20
+"""The last observations are among them, twice: 75 kB a game."""
 _MODEL_MEMBERS = (
     *("data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth"),
     *("_stable_baselines3_version", "system_info.txt"),
@@ -40,10 +42,13 @@ def save_model(model: BaseAlgorithm) -> dict[str, bytes]:
 def load_weights(policy: BasePolicy, files: SavedFiles, network: str) -> None:
     """Read the networks of model.zip; neither SB3 nor torch's unpickler sees it.
 
-    LabError for another network than the policy's, which is described by `network`.
+    LabError for another network than the policy's, which is described by `network`, and for one that is not finite.
     """
     data = files.read(_MODEL, max_bytes=_MAX_MODEL_BYTES)
-    policy.load_state_dict(_read_weights(data, policy.state_dict(), network))
+    weights = _read_weights(data, cast("OrderedDict[str, Tensor]", policy.state_dict()), network)
+    if not all(tensor.isfinite().all() for tensor in weights.values()):
+        raise LabError(f"{_MODEL}: a weight is not finite: its training diverged, or it is damaged")
+    policy.load_state_dict(weights)
 
 
 def read_settings(files: SavedFiles) -> dict[str, Any]:
@@ -93,12 +98,16 @@ def torch_state(device: torch.device) -> str:
 def restore_torch(state: object, device: torch.device) -> None:
     """Let torch's global generator go on from a `torch_state`; LabError for what is none, which torch refuses."""
     try:
-        words = torch.frombuffer(bytearray.fromhex(cast("str", state)), dtype=torch.uint8)
+        data = bytearray.fromhex(cast("str", state))
+        words = torch.frombuffer(data, dtype=torch.uint8)
         if device.type == "cpu":
+            _, left, _, position = struct.unpack_from("<QiiQ", data)
+            if left < 1 or left + position > 625:  # of 624 words; torch would read beyond them
+                raise ValueError
             torch.set_rng_state(words)
         else:
             torch.cuda.set_rng_state(words, device)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, struct.error) as error:
         raise LabError(f"{STATE} is damaged: torch is no state of its global generator") from error
 
 
@@ -114,15 +123,21 @@ def restore_logged_values(model: BaseAlgorithm, logged: object) -> None:
     model.logger.name_to_value.update(logged)
 
 
-def _read_weights(model_zip: bytes, own: Mapping[str, Tensor], network: str) -> dict[str, Tensor]:
+def _read_weights(model_zip: bytes, own: OrderedDict[str, Tensor], network: str) -> dict[str, Tensor]:
     """The policy's weights in a file of SB3's, named and shaped as `own`; LabError where it holds no such policy."""
-    like = io.BytesIO()
-    torch.save(own, like)
     members = read_zip(model_zip, _MODEL_MEMBERS, _MODEL)
-    try:
-        storages = read_torch_storages(members.get("policy.pth", b""), like.getvalue(), f"{_MODEL}: policy.pth")
-    except LabError as error:
-        raise LabError(f"{error}; allowed is the network of {network}") from error
+    refusals = []
+    for layout in _layouts(own):
+        like = io.BytesIO()
+        torch.save(layout, like)
+        try:
+            storages = read_torch_storages(members.get("policy.pth", b""), like.getvalue(), f"{_MODEL}: policy.pth")
+        except LabError as error:
+            refusals.append(error)
+        else:
+            break
+    else:
+        raise LabError(f"{refusals[0]}; allowed is the network of {network}") from refusals[0]
     # Tensors may share a storage: PPO has one torso under three names.
     addresses = list(dict.fromkeys(tensor.untyped_storage().data_ptr() for tensor in own.values()))
     stored = dict(zip(addresses, map(bytearray, storages), strict=True))
@@ -132,3 +147,22 @@ def _read_weights(model_zip: bytes, own: Mapping[str, Tensor], network: str) -> 
         )
         for name, tensor in own.items()
     }
+
+
+def _layouts(own: OrderedDict[str, Tensor]) -> Iterator[OrderedDict[str, Tensor]]:
+    """The policy's state as SB3 saves it now, and PPO's as it did before 1.8 and before 1.7: of the same storages."""
+    yield own
+    metadata: dict[str, dict[str, object]] = own._metadata  # type: ignore[attr-defined]  # torch's, of each module
+    if "mlp_extractor.policy_net" not in metadata:
+        return
+    # A part that policy and values shared, empty here; and before 1.7 the torso had one name of its three.
+    for aliases in ((), ("pi_features_extractor", "vf_features_extractor")):
+        older = OrderedDict((name, tensor) for name, tensor in own.items() if not name.startswith(aliases))
+        modules: OrderedDict[str, dict[str, object]] = OrderedDict()
+        for name, about in metadata.items():
+            if name == "mlp_extractor.policy_net":
+                modules["mlp_extractor.shared_net"] = dict(about)
+            if not name.startswith(aliases):
+                modules[name] = about
+        older._metadata = modules  # type: ignore[attr-defined]
+        yield older
