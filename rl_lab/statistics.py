@@ -79,8 +79,8 @@ def permutation_p_value(x: Array, y: Array, *, rng: np.random.Generator, repetit
     """Two-sided p-value of `probability_of_improvement`, if x and y were one and the same algorithm.
 
     Within each game the runs of both change sides at random. It holds for few runs, where a bootstrap is too narrow:
-    three runs against three on one game never come below 0.1. It is (1 + hits) / (1 + repetitions), and so never 0
-    (Phipson and Smyth 2010, equation 2).
+    of three runs against three on one game 0.1 is the least, but for chance in the draws. It is (1 + hits) /
+    (1 + repetitions), and so never 0 (Phipson and Smyth 2010, equation 2).
     """
     num_runs, num_games = len(x), x.shape[1]
     together = np.concatenate((x, y))
