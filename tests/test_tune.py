@@ -253,6 +253,22 @@ def test_a_tune_that_was_left_while_trials_were_drawn_draws_the_others_before_it
     assert trial_lines(capsys.readouterr().out) == trial_lines(made[1])
 
 
+def test_a_new_trial_takes_no_run_that_an_earlier_study_left_with_other_settings(
+    made: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_runs_alone(made[0], "runs")
+    search = searched(sampler_seed=1)
+    before = _times(search)
+    run = "runs/tunes/steady/runs/Freeway/steady-on-dqn-quick-trial-0/seed-7"
+    for _ in range(2):  # started again it says the same, and draws no further trial
+        assert tune() == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f" in {run}/config.toml, and " in line
+        assert line.endswith(f"; see to {run}, move it away, or use another --runs")
+        assert [trial.state for trial in opened(search).get_trials()] == [TrialState.RUNNING]
+    assert _times(search) == before
+
+
 def copy_runs_alone(made: Path, runs: str) -> None:
     """The trained runs of the study, but not the study: what it comes to again takes no training."""
     shutil.copytree(made / "runs", runs)

@@ -61,8 +61,7 @@ class SearchLoop:
 
     def _search(self) -> int:
         for trial in in_state(self.study, TrialState.RUNNING):
-            if self._fits(trial):
-                rest_of(self._runs(trial))  # LabError for runs that cannot go on
+            self._fits(trial)
         # A round that was left is brought to its end first: what is drawn next depends on all of its scores.
         while goals := round_left(self.study) or self._next_round():
             if stop_signal := self._round(goals):
@@ -84,13 +83,14 @@ class SearchLoop:
         return len(self.study.get_trials(deepcopy=False))
 
     def _fits(self, trial: FrozenTrial) -> bool:
-        """Whether the trial's settings fit together; otherwise it has failed."""
+        """Whether the trial's settings fit together; otherwise it has failed. LabError for runs that cannot go on."""
         self.watcher.on_begin(trial)
         try:
-            self._runs(trial)
+            runs = self._runs(trial)
         except LabError as error:
             self.watcher.on_score(fail(self.study, trial, str(error)))
             return False
+        rest_of(runs)  # of a new trial, too: its folder may have a run of an earlier study, with other settings
         return True
 
     def _round(self, goals: Mapping[int, int]) -> int:
