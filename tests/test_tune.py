@@ -15,6 +15,9 @@ from typing import Any
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
@@ -28,7 +31,7 @@ from rl_lab.sweep.claim import held
 from rl_lab.tune.plan import Search, plan_search, read_tune, tune_names, tune_path
 from rl_lab.tune.pruning import HalvingPruning, MedianPruning
 from rl_lab.tune.report import write_report
-from rl_lab.tune.study import begin_trial, fail, in_state, open_study, tell
+from rl_lab.tune.study import Halving, begin_trial, fail, in_state, open_study, tell
 from tests.processes import RL_LAB, ended, has_lines, started, wait_until
 from tests.runs import train
 from tests.tiny import tiny_experiment
@@ -286,7 +289,7 @@ def test_a_tune_that_was_left_before_a_decision_decides_before_it_trains_and_dra
     for told in (1, 3):  # the first of a round with two, and the one that is given up
         copy_runs_alone(made[0], f"runs-{told}")
         with monkeypatch.context() as patch:
-            interrupt_decision(patch, told)
+            interrupt(patch, optuna.trial.Trial, "should_prune", told)
             assert tune("--runs", f"runs-{told}") == 75
         told_before = trial_lines(capsys.readouterr().out)
         assert tune("--retries", "0", "--runs", f"runs-{told}") == 0
@@ -297,17 +300,39 @@ def test_a_tune_that_was_left_before_a_decision_decides_before_it_trains_and_dra
         assert [*told_before, *(line for line in told_after if line not in again)] == whole
 
 
-def interrupt_decision(patch: pytest.MonkeyPatch, number: int) -> None:
-    """Ctrl-C when the pruner is asked for its decision of that number, from 1."""
-    asked = itertools.count(1)
-    should_prune = optuna.trial.Trial.should_prune
+def interrupt(patch: pytest.MonkeyPatch, owner: type, method: str, number: int) -> None:
+    """Ctrl-C when the method is called for the time of that number, from 1."""
+    calls = itertools.count(1)
+    uninterrupted = getattr(owner, method)
 
-    def interrupted(trial: optuna.trial.Trial) -> bool:
-        if next(asked) == number:
+    def interrupted(*arguments: object, **options: object) -> object:
+        if next(calls) == number:
             raise KeyboardInterrupt
-        return should_prune(trial)
+        return uninterrupted(*arguments, **options)
 
-    patch.setattr(optuna.trial.Trial, "should_prune", interrupted)
+    patch.setattr(owner, method, interrupted)
+
+
+MEDIAN = ('"successive_halving"\nreduction_factor = 2', '"median"\nstartup_trials = 2')
+
+
+@pytest.mark.parametrize("change", [("", ""), MEDIAN], ids=["successive_halving", "median"])
+def test_a_tune_that_was_left_before_a_decision_was_written_decides_the_same(
+    change: tuple[str, str], made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = TUNE.replace(*change)
+    outcomes = []
+    for told in range(4):  # none; the first and the second of those that finish; the one that is given up
+        copy_runs_alone(made[0], f"runs-{told}")
+        search = searched(text, f"runs-{told}", trials=3)
+        if told:
+            with monkeypatch.context() as patch:
+                interrupt(patch, Study, "tell", told)
+                assert tune("--runs", f"runs-{told}") == 75
+        assert tune("--runs", f"runs-{told}") == 0
+        outcomes.append(tried(opened(search).get_trials()))
+    assert [state for state, *_ in outcomes[0]] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert outcomes[1:] == outcomes[:1] * 3
 
 
 def _times(search: Search) -> dict[Path, int]:
@@ -363,6 +388,36 @@ def test_a_failed_trial_has_no_score_and_counts_as_none() -> None:
     assert (failed.state, failed.value, failed.user_attrs) == (TrialState.FAIL, None, {"reason": "it broke"})
     assert tell(study, begin_trial(study, search), [-1.0, -2.0], iterations=2).value == -2.0
     assert study.best_trial.number == 1
+
+
+@given(
+    rounds=st.lists(st.lists(st.lists(st.integers(0, 5), min_size=9, max_size=9), min_size=1, max_size=3), max_size=6),
+    first_iteration=st.integers(1, 3),
+    reduction_factor=st.integers(2, 4),
+)
+@settings(max_examples=50, deadline=None)
+def test_halving_decides_as_optunas_pruner_does_in_a_study_without_interruptions(
+    rounds: list[list[list[int]]], first_iteration: int, reduction_factor: int
+) -> None:
+    halving = HalvingPruning(first_iteration=first_iteration, reduction_factor=reduction_factor)
+    ours, optunas = (
+        optuna.create_study(direction="maximize", pruner=pruner)
+        for pruner in (Halving(halving), SuccessiveHalvingPruner(first_iteration, reduction_factor))
+    )
+    assert decided(ours, halving, rounds) == decided(optunas, halving, rounds)
+
+
+def decided(study: Study, halving: HalvingPruning, rounds: list[list[list[int]]]) -> list[tuple[str, dict[int, float]]]:
+    """What becomes of trials with these scores; those of one round are told in turn, each up to its next decision."""
+    for of_round in rounds:
+        live = {study.ask().number: scores for scores in of_round}
+        iterations = 0
+        while live:
+            iterations = min(halving.next_decision(iterations), 9)
+            for number, scores in list(live.items()):
+                if tell(study, study.get_trials()[number], scores[:iterations], 9).state != TrialState.RUNNING:
+                    del live[number]
+    return [(trial.state.name, trial.intermediate_values) for trial in study.get_trials()]
 
 
 @pytest.mark.parametrize(

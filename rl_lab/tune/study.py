@@ -21,7 +21,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import StorageInternalError
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.study import Study
@@ -151,6 +151,28 @@ def in_state(study: Study, state: TrialState) -> list[FrozenTrial]:
     return study.get_trials(states=(state,))
 
 
+class Halving(BasePruner):
+    """Decides as Optuna's SuccessiveHalvingPruner, by the scores alone.
+
+    Optuna's writes to the study that a trial has come to a rung, and then answers. Asked again, when the process was
+    killed before the decision was written, it takes the rung for one that the trial has passed, and lets it go on.
+    """
+
+    def __init__(self, pruning: HalvingPruning) -> None:
+        self._pruning = pruning
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether the trial, at its last iteration, is not among the best that have come to this rung so far."""
+        iteration = len(trial.intermediate_values)
+        if self._pruning.next_decision(iteration - 1) != iteration:
+            return False
+        trials = study.get_trials(deepcopy=False)
+        scores = sorted(one.intermediate_values[iteration] for one in trials if iteration in one.intermediate_values)
+        # The first ones are too few for a part of them: the best so far goes on.
+        promoted = max(len(scores) // self._pruning.reduction_factor, 1)
+        return trial.intermediate_values[iteration] < scores[-promoted]
+
+
 def _refusal(error: BaseException | None) -> str:
     """Why SQLite cannot write, as the first cause has it; empty where that is not what is wrong."""
     while error is not None:
@@ -196,6 +218,6 @@ def _pruner(pruning: Pruning) -> BasePruner:
             # Optuna's steps are iterations, from 1 on, and its warm-up ends before the step of that number.
             return MedianPruner(pruning.startup_trials, pruning.warmup_iterations + 1)
         case HalvingPruning():
-            return SuccessiveHalvingPruner(pruning.first_iteration, pruning.reduction_factor)
+            return Halving(pruning)
         case NoPruning():
             return NopPruner()
