@@ -74,6 +74,20 @@ class RunLock:
         self._file = os.fstat(descriptor)
 
 
+def writer_of(directory: Path) -> str:
+    """Who holds the lock of the run's directory, as far as its status says; empty where nobody does."""
+    lock = RunLock(directory)
+    try:
+        if lock._path.exists():  # to look makes no file
+            lock._lock.acquire()
+            lock.release()
+    except Timeout:
+        return _writer(directory)
+    except OSError:  # where no lock can be, nobody has one
+        pass
+    return ""
+
+
 def taken_over(status: Status) -> str:
     """What became of the writer of a run whose lock was free, in one line; empty if it ended as it should."""
     if status.state != "running":

@@ -23,8 +23,10 @@ from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 
 from rl_lab.cli.main import main
+from rl_lab.cli.tune import TrialScreen
 from rl_lab.errors import LabError
 from rl_lab.experiment import config_names, load_experiment
+from rl_lab.lock import RunLock
 from rl_lab.records import find_runs, find_tunes, read_status, tune_of
 from rl_lab.scores import score_table
 from rl_lab.sweep.claim import held
@@ -298,6 +300,39 @@ def test_a_tune_that_was_left_before_a_decision_decides_before_it_trains_and_dra
         assert all("agent.rate" in line for line in again)  # trials that go on are named again
         whole = trial_lines(made[1].replace("runs/tunes", f"runs-{told}/tunes"))
         assert [*told_before, *(line for line in told_after if line not in again)] == whole
+
+
+def test_a_trial_is_told_nothing_while_another_process_writes_its_run(
+    made: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy_runs_alone(made[0], "runs")
+    run = Path("runs/tunes/steady/runs/Freeway/steady-on-dqn-quick-trial-1/seed-7")
+    run.rename("made")
+    search = searched()
+    with RunLock(run):  # which a process that has begun to import has not yet
+        assert tune("--trials", "3") == 75
+    assert capsys.readouterr().err == (
+        f"rl-lab: {run} was left to another process, which is writing to it; wait for its end or stop it; go on with "
+        "rl-lab tune steady.toml --no-measure --agent steady.py --trials 3\n"
+    )
+    assert [(state, scores) for state, _, scores in tried(opened(search).get_trials())] == [("RUNNING", {})] * 2
+    Path("made").rename(run)
+    assert tune("--trials", "3") == 0
+    whole = open_study(plan_search(search.tune, made[0] / "runs", ("steady.py",)))
+    assert tried(opened(search).get_trials()) == tried(whole.get_trials())[:3]
+
+
+def test_a_run_that_another_process_has_made_meanwhile_has_not_failed(
+    made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_runs_alone(made[0], "runs")
+    run = Path("runs/tunes/steady/runs/Freeway/steady-on-dqn-quick-trial-2/seed-7")
+    run.rename("made")
+    monkeypatch.setattr(TrialScreen, "on_start", lambda *_, is_resumed: Path("made").rename(run))
+    search = searched()
+    assert tune("--trials", "3") == 0
+    whole = open_study(plan_search(search.tune, made[0] / "runs", ("steady.py",)))
+    assert tried(opened(search).get_trials()) == tried(whole.get_trials())[:3]
 
 
 def interrupt(patch: pytest.MonkeyPatch, owner: type, method: str, number: int) -> None:

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from rl_lab.checkpoint import checkpoints
 from rl_lab.errors import LabError, ResumableError, printable
+from rl_lab.lock import writer_of
 from rl_lab.records import is_finished, read_status
 from rl_lab.sweep.cost import Measurement, jobs_that_fit
 from rl_lab.sweep.plan import PlannedRun
@@ -63,7 +64,7 @@ class Failure:
     reason: str
     log: Path
     is_resumable: bool
-    """Whether something outside the run stopped it, such as a full disk: then the run itself did not fail."""
+    """Whether something outside stopped it, such as a full disk or its other writer: the run itself did not fail."""
 
 
 @dataclass(frozen=True)
@@ -250,9 +251,13 @@ class Pool:
             return
         if child.stops and not end.lost and status in (ResumableError.exit_status, -signal.SIGTERM):
             return
-        reason = end.lost or self._reason(run, status)
+        # Seen at once: until the other runs have ended, the other process may have, too.
+        writer = writer_of(run.directory) if status == LabError.exit_status and not end.lost else ""
+        left = writer and f"left to {writer}, which is writing to it; wait for its end or stop it"
+        reason = end.lost or left or self._reason(run, status)
         if self._signals or not self._may_go_on(run, end):
-            self._failures.append(Failure(run, reason, self._log(run), status == ResumableError.exit_status))
+            is_resumable = bool(left) or status == ResumableError.exit_status
+            self._failures.append(Failure(run, reason, self._log(run), is_resumable))
             self.watcher.on_failure(self._failures[-1])
         else:
             self._waiting.appendleft(run)

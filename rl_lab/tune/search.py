@@ -128,7 +128,8 @@ class SearchLoop:
         self, trial: FrozenTrial, runs: Sequence[PlannedRun], goal: int, failures: Mapping[Path, Failure]
     ) -> FrozenTrial:
         """Tell what a trial came to."""
-        failed = [failures[run.directory] for run in runs if run.directory in failures]
+        # One may have been made nevertheless: by a process that a tune left which was killed.
+        failed = [failures[run.directory] for run in runs if run.directory in failures and not _has_come_to(run, goal)]
         if failed:
             first = failed[0]
             return fail(self.study, trial, f"{first.run.directory}: {first.reason} (log: {first.log})")
