@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,21 +143,20 @@ def tune_of(path: Path) -> Path | None:
     return next((folder for folder in (path, *path.parents) if isfile(folder / TUNE_MARK)), None)
 
 
-def is_of_tuning_seed(run: Path, experiment: str, seed: int) -> bool:
-    """Whether a tune chose the settings of the run's experiment by this very seed.
+def tuning_seeds(path: Path, experiment: str) -> set[int]:
+    """The seeds by which tunes chose settings of the experiment of that name.
 
-    Known as long as the run is below the folder that has the tune; LabError for a damaged mark of one.
+    Known of the tunes in all folders that the path is below; LabError for a damaged mark of one.
     """
-    marks = (mark for folder in run.resolve().parents for mark in (folder / TUNES).glob(f"*/{TUNE_MARK}"))
-    return any(
-        seed in _with_keys(read_json(mark), {"seeds": list}, mark)["seeds"]
-        for mark in marks
-        if experiment.endswith(tuned_suffix(mark.parent.name))
-    )
+    marks = [mark for folder in path.resolve().parents for mark in (folder / TUNES).glob(f"*/{TUNE_MARK}")]
+    # The longest first: what the tune one-more chose is not taken for a change of what the tune one did.
+    suffixes = sorted((tuned_suffix(mark.parent.name) for mark in marks), key=len, reverse=True)
+    named = re.findall(rf"(?:{'|'.join(map(re.escape, suffixes))})(?=-|\Z)", experiment)
+    return {seed for mark in marks if tuned_suffix(mark.parent.name) in named for seed in _marked_seeds(mark)}
 
 
 def tuned_suffix(tune: str) -> str:
-    """The end of the name of the experiment that a tune chose."""
+    """What a tune adds to the name of the experiment that it chose; sweeps and further tunes may add more."""
     return f"-tuned-{tune}"
 
 
@@ -264,6 +264,13 @@ def read_config(directory: Path) -> dict[str, Any]:
                 "true or false"
             )
     return config
+
+
+def _marked_seeds(mark: Path) -> list[int]:
+    seeds: list[int] = _with_keys(read_json(mark), {"seeds": list}, mark)["seeds"]
+    for seed in seeds:
+        typed(seed, int, f"{mark} is no mark of a tune: a seed")
+    return seeds
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, set[str]]]:

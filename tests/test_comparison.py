@@ -11,7 +11,7 @@ import pytest
 from rl_lab.atari import named_protocol
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
-from rl_lab.records import TUNE_MARK
+from rl_lab.records import TUNE_MARK, tuning_seeds
 from rl_lab.report.cautions import Absent, mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.results import read_runs
@@ -482,3 +482,26 @@ def test_a_run_with_a_seed_that_chose_its_settings_is_no_result(
     assert "9.0" not in output
     assert main(["compare", str(chose)]) == 2
     assert "the seeds of all these runs chose their settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("experiment", "seeds"),
+    [
+        ("dqn-tuned-one", {7}),
+        ("dqn-tuned-one-n_step-3", {7}),
+        ("dqn-tuned-one-without-double", {7}),
+        ("dqn-tuned-one-more", {8}),
+        ("dqn-tuned-one-more-n_step-3", {8}),
+        ("dqn-tuned-one-tuned-one-more", {7, 8}),
+        ("dqn-tuned-oneself", set()),
+        ("dqn-tuned-other", set()),
+        ("one", set()),
+    ],
+)
+def test_the_seeds_that_chose_settings_are_known_whatever_was_added_to_the_name(
+    experiment: str, seeds: set[int], tmp_path: Path
+) -> None:
+    for tune, seed in (("one", 7), ("one-more", 8)):
+        (tmp_path / "tunes" / tune).mkdir(parents=True)
+        (tmp_path / "tunes" / tune / TUNE_MARK).write_text(json.dumps({"tune": tune, "seeds": [seed]}))
+    assert tuning_seeds(tmp_path / "Pong" / experiment / "seed-7", experiment) == seeds

@@ -200,6 +200,26 @@ def test_the_best_trial_is_an_experiment_of_its_own_name_with_a_seed_that_did_no
     assert "no result: the seeds 7 chose the settings" in text
 
 
+def test_the_best_trial_of_a_tune_of_a_tunes_best_has_a_seed_that_chose_neither(study: Study) -> None:
+    further = searched(
+        TUNE.replace('name = "steady"', 'name = "two"'),
+        agent='"runs/tunes/steady/best.toml"',
+        seeds="[0, 1, 2, 3, 4, 5, 6]",
+    )
+    draw(further, 1)
+    report = write_report(open_study(further), further)
+    best = load_experiment(Path("runs/tunes/two/best.toml"), agent="steady.py")
+    assert (best.name, best.seed) == ("steady-on-dqn-quick-tuned-steady-tuned-two", 8)
+    assert report.seeds == (0, 1, 2, 3, 4, 5, 6, 7)
+
+
+def test_the_best_trial_is_trained_beside_the_tune_that_chose_it() -> None:
+    search = searched(runs="other")
+    draw(search, 1)
+    command = write_report(open_study(search), search).train_command
+    assert command == "rl-lab train other/tunes/steady/best.toml --agent steady.py --runs other"
+
+
 def _fields(settings: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("agent."): value for key, value in settings.items()}
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from rl_lab.cli.main import Parser
 from rl_lab.errors import LabError, LabWarning, did_you_mean
-from rl_lab.records import find_tunes, is_of_tuning_seed, tune_of
+from rl_lab.records import find_tunes, tune_of, tuning_seeds
 from rl_lab.report.cautions import Absent, mixtures
 from rl_lab.report.comparison import Comparison, compare
 from rl_lab.report.output import require_writable_file, require_writable_folder, write_file
@@ -63,7 +63,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     runs, unevaluated = read_runs(options.paths, options.games)
     if not runs:
         raise LabError(f"none of the {len(unevaluated)} runs has an evaluation yet; wait for the first iteration's end")
-    tuning = [run.directory for run in runs if is_of_tuning_seed(run.directory, run.experiment, run.seed)]
+    tuning = [run.directory for run in runs if run.seed in tuning_seeds(run.directory, run.experiment)]
     runs = [run for run in runs if run.directory not in tuning]
     if not runs:
         raise LabError("the seeds of all these runs chose their settings: they are no results; train other seeds")

@@ -148,7 +148,7 @@ def _print_outcome(search: Search, trials: Sequence[FrozenTrial], report: Report
     if report.best is None:
         print("best:       none, for no trial has finished")
         return 1
-    seeds = ", ".join(map(str, search.tune.seeds))
+    seeds = ", ".join(map(str, report.seeds))
     print(
         f"best:       trial {report.best.number}, human-normalized {report.best.value:.3f}: {_words(report.best)}\n"
         f"            no result: seeds {seeds} chose it, so train others\n"

@@ -8,7 +8,7 @@ import io
 import itertools
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances, plot_slice
 
-from rl_lab.records import tuned_suffix
+from rl_lab.experiment import ExperimentConfig
+from rl_lab.records import tuned_suffix, tuning_seeds
 from rl_lab.report.output import write_file
 from rl_lab.tune.plan import IMPORTANCES, LEAST_FOR_IMPORTANCES, REASON, STATES, Search
 from rl_lab.tune.study import in_state
@@ -28,6 +29,8 @@ from rl_lab.tune.study import in_state
 _SCORE = "human-normalized score"
 _TABLE = "trials.csv"
 _BEST = "best.toml"
+_DEFAULT_RUNS = Path("runs")
+"""Where `rl-lab train` keeps its runs."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Report:
 
     best: FrozenTrial | None
     """The finished trial with the best score; None where none has finished."""
+    seeds: tuple[int, ...]
+    """That chose its settings: those of this tune, and of tunes before it; empty where there is none."""
     train_command: str
     """What to type to train the best trial's experiment; empty where there is none."""
     files: tuple[str, ...]
@@ -46,15 +51,22 @@ def write_report(study: Study, search: Search) -> Report:
     """Write all into the study's folder, in place of an earlier report; LabError where a file cannot be written."""
     write_file(search.folder / _TABLE, _table(study, search).encode())
     if not in_state(study, TrialState.COMPLETE):
-        return Report(None, "", (_TABLE,))
+        return Report(None, (), "", (_TABLE,))
     pictures = _write_pictures(study, search.folder)
     best = study.best_trial
-    write_file(search.folder / _BEST, _best_experiment(best, search, len(study.get_trials())).encode())
-    words = ["rl-lab", "train", str(search.folder / _BEST)]
+    experiment = _best_experiment(best, search)
+    seeds = tuple(sorted({*search.tune.seeds, *tuning_seeds(search.folder / _BEST, experiment.name)}))
+    toml = _best_toml(best, search, experiment, seeds, len(study.get_trials()))
+    write_file(search.folder / _BEST, toml.encode())
+    return Report(best, seeds, _train_command(search), (_TABLE, *pictures, _BEST))
+
+
+def _train_command(search: Search) -> str:
+    """Its runs go where the tune's mark is seen."""
     name = search.experiment.agent.name
-    return Report(
-        best, shlex.join([*words, *(["--agent", name] if name.endswith(".py") else [])]), (_TABLE, *pictures, _BEST)
-    )
+    own_agent = ["--agent", name] if name.endswith(".py") else []
+    own_runs = [] if search.runs == _DEFAULT_RUNS else ["--runs", str(search.runs)]
+    return shlex.join(["rl-lab", "train", str(search.folder / _BEST), *own_agent, *own_runs])
 
 
 def _table(study: Study, search: Search) -> str:
@@ -71,17 +83,22 @@ def _table(study: Study, search: Search) -> str:
     return text.getvalue()
 
 
-def _best_experiment(best: FrozenTrial, search: Search, trials: int) -> str:
-    """The best trial's experiment, under a name of its own and with a seed that it was not chosen by."""
+def _best_experiment(best: FrozenTrial, search: Search) -> ExperimentConfig:
+    """The best trial's experiment, under a name of its own."""
     tune = search.tune
-    seed = next(seed for seed in itertools.count() if seed not in tune.seeds)
-    run = tune.runs_of(best.params, Path(), search.agent_files, suffix=tuned_suffix(tune.name))[0]
-    config = dataclasses.replace(run.config, seed=seed).to_toml()
-    seeds = ", ".join(map(str, tune.seeds))
+    return tune.runs_of(best.params, Path(), search.agent_files, suffix=tuned_suffix(tune.name))[0].config
+
+
+def _best_toml(
+    best: FrozenTrial, search: Search, experiment: ExperimentConfig, seeds: Sequence[int], trials: int
+) -> str:
+    """The best trial's experiment with a seed that it was not chosen by."""
+    seed = next(seed for seed in itertools.count() if seed not in seeds)
     return (
-        f"# Trial {best.number} of the tune {tune.name}, the best of {trials}: human-normalized {best.value:.3f}, the "
-        f"mean of {len(search.base)} runs.\n"
-        f"# That is no result: the seeds {seeds} chose the settings. Train other seeds for one.\n{config}"
+        f"# Trial {best.number} of the tune {search.tune.name}, the best of {trials}: human-normalized "
+        f"{best.value:.3f}, the mean of {len(search.base)} runs.\n"
+        f"# That is no result: the seeds {', '.join(map(str, seeds))} chose the settings. Train other seeds for one.\n"
+        f"{dataclasses.replace(experiment, seed=seed).to_toml()}"
     )
 
 
