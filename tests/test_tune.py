@@ -23,13 +23,14 @@ from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 
 from rl_lab.cli.main import main
-from rl_lab.cli.tune import TrialScreen
+from rl_lab.cli.tune import TrialScreen, cost_of_trials
 from rl_lab.errors import LabError
 from rl_lab.experiment import config_names, load_experiment
 from rl_lab.lock import RunLock
 from rl_lab.records import find_runs, find_tunes, read_status, tune_of
 from rl_lab.scores import score_table
 from rl_lab.sweep.claim import held
+from rl_lab.sweep.cost import Measurement
 from rl_lab.tune.plan import Search, plan_search, read_tune, tune_names, tune_path
 from rl_lab.tune.pruning import HalvingPruning, MedianPruning
 from rl_lab.tune.report import write_report
@@ -685,3 +686,11 @@ def test_the_plan_is_shown_and_nothing_is_made_by_a_dry_run(capsys: pytest.Captu
         "agent.rate    0.001 to 1.0, log",
     ]
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("at_once", "hours"), [(1, 40), (2, 30), (3, 35), (50, 30)])
+def test_the_hours_of_a_plan_are_those_of_rounds_that_wait_for_their_last_run(at_once: int, hours: int) -> None:
+    search = searched(seeds="[7, 8, 9]", trials_at_once=at_once)
+    an_hour = Measurement(steps_per_second=200 / 3600, memory_bytes=1, replay_bytes=0, disk_bytes=1)
+    needed = cost_of_trials(search, 20, {search.experiment.name: an_hour}, jobs=2)
+    assert (round(needed.hours, 6), round(needed.core_hours, 6)) == (hours, 60)

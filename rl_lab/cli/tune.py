@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -27,7 +28,7 @@ from rl_lab.config import value_text
 from rl_lab.errors import LabError, ResumableError
 from rl_lab.scores import DEFAULT_TABLE
 from rl_lab.sweep.claim import held
-from rl_lab.sweep.cost import cost, jobs_that_fit, measure
+from rl_lab.sweep.cost import Cost, Measurement, cost, jobs_that_fit, measure
 from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.pool import Failure
 from rl_lab.sweep.standing import Rest
@@ -126,12 +127,22 @@ def _print_plan(search: Search, trials: Sequence[FrozenTrial], options: argparse
     measured = measure(runs)
     memory = [measured[run.config.name].memory_bytes for run in runs] * trials_at_once
     free = available_memory_bytes()
-    needed = cost([Rest(run, 0) for run in runs] * left, measured, jobs_that_fit(memory, options.jobs, free))
+    needed = cost_of_trials(search, left, measured, jobs_that_fit(memory, options.jobs, free))
     print_cost(needed, measured, options.runs, free)
-    print("        at most: trials that are pruned take less", flush=True)
+    name = search.experiment.name
+    print(f"        by the settings of {name}: trials with others may take more, and pruned ones take less", flush=True)
     if needed.hours > MOST_HOURS and not (options.yes or options.dry_run):
         raise LabError(f"{left} trials, {needed.hours:,.0f} hours: give --yes to start them, or fewer trials")
     return needed.jobs
+
+
+def cost_of_trials(search: Search, trials: int, measured: Mapping[str, Measurement], jobs: int) -> Cost:
+    """Of so many trials with the settings that all have in common, none of them pruned."""
+    of_trial = [Rest(run, 0) for run in search.base]
+    at_once = min(trials, search.tune.trials_at_once)
+    # A round waits for its last run, though a job be free: what follows depends on its score.
+    hours = math.ceil(trials / at_once) * cost(of_trial * at_once, measured, jobs).hours
+    return dataclasses.replace(cost(of_trial * trials, measured, jobs), hours=hours)
 
 
 def _print_outcome(search: Search, trials: Sequence[FrozenTrial], report: Report) -> int:
