@@ -616,6 +616,13 @@ def test_the_study_of_another_search_is_refused_with_what_differs(changes: dict[
     opened(searched(trials=9))
 
 
+def test_a_study_is_of_the_same_search_in_whatever_order_its_games_are_named() -> None:
+    opened(searched(games='["Freeway", "Breakout"]'))
+    opened(searched(games='["Breakout", "Freeway"]'))
+    with pytest.raises(LabError, match=r"games was \['Breakout', 'Freeway'\] and is \['Freeway', 'Pong'\]"):
+        opened(searched(games='["Pong", "Freeway"]'))
+
+
 def test_a_study_that_another_process_holds_is_not_to_be_moved_away() -> None:
     search = searched()
     opened(search)

@@ -185,6 +185,7 @@ def _refusal(error: BaseException | None) -> str:
 
 def _require_same(was: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """LabError unless all trials of the study are trials of this search."""
+    was, now = _without_first_game(was), _without_first_game(now)
     for key in dict.fromkeys(chain(now, was)):
         if was.get(key) == now.get(key):
             continue
@@ -200,6 +201,12 @@ def _require_same(was: Mapping[str, Any], now: Mapping[str, Any], folder: Path) 
             f"{folder} has the study of another search ({what}); give the tune another name, use another --runs, or "
             "move it away"
         )
+
+
+def _without_first_game(definition: Mapping[str, Any]) -> dict[str, Any]:
+    """The definition, whichever of its games the file names first: that is in the experiment, and all are in games."""
+    lines = definition["experiment"].splitlines()
+    return {**definition, "experiment": "\n".join(line for line in lines if not line.startswith("game = "))}
 
 
 def _distribution(values: Range) -> BaseDistribution:
