@@ -422,6 +422,14 @@ def test_ten_finished_trials_have_importances() -> None:
     assert width(search.folder / "importances.png") > 400
 
 
+def test_finished_trials_of_one_score_have_no_importances() -> None:
+    search = searched()
+    study = opened(search)
+    for _ in range(10):
+        tell(study, begin_trial(study, search), [-21.0] * 2, iterations=2)
+    assert write_report(study, search).files == ("trials.csv", "history.png", "slices.png", "best.toml")
+
+
 def test_a_trial_below_the_median_of_the_finished_ones_is_given_up_and_one_above_is_not() -> None:
     text = TUNE.replace('"successive_halving"\nreduction_factor = 2', '"median"\nstartup_trials = 3')
     search = searched(text)

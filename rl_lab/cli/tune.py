@@ -155,7 +155,8 @@ def _print_outcome(search: Search, trials: Sequence[FrozenTrial], report: Report
             print(f"failed:     trial {trial.number}: {trial.user_attrs[REASON]}")
     print(f"report:     {', '.join(str(search.folder / name) for name in report.files)}")
     if IMPORTANCES not in report.files:
-        print(f"            without importances, which need {LEAST_FOR_IMPORTANCES} finished trials")
+        need = f"{LEAST_FOR_IMPORTANCES} finished trials, not all of one score"
+        print(f"            without importances, which need {need}")
     if report.best is None:
         print("best:       none, for no trial has finished")
         return 1

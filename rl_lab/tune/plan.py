@@ -30,7 +30,7 @@ STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed", "RUNNING
 REASON = "reason"
 """Why a trial failed: the name of this among its user attributes."""
 IMPORTANCES = "importances.png"
-"""The picture of a report that small studies do not have."""
+"""The picture of a report that studies with few trials, or with one score, do not have."""
 LEAST_FOR_IMPORTANCES = 10
 """Finished trials: PED-ANOVA compares the best tenth of them with all, and of fewer it takes chance for certainty."""
 Settings = Mapping[str, Value]

@@ -108,7 +108,9 @@ def _write_pictures(study: Study, folder: Path) -> list[str]:
         "history.png": lambda: plot_optimization_history(study, target_name=_SCORE),
         "slices.png": lambda: plot_slice(study, target_name=_SCORE),
     }
-    if len(in_state(study, TrialState.COMPLETE)) >= LEAST_FOR_IMPORTANCES:
+    finished = in_state(study, TrialState.COMPLETE)
+    # Of trials that all have one score none is among the best, so nothing is important for that.
+    if len(finished) >= LEAST_FOR_IMPORTANCES and len({trial.value for trial in finished}) > 1:
         drawings[IMPORTANCES] = lambda: plot_param_importances(study, target_name=_SCORE)
     for name, draw in drawings.items():
         with _drawing():
