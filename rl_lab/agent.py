@@ -138,7 +138,10 @@ class Agent(ABC):
 
     def load_state(self, files: SavedFiles) -> None:
         """After `prepare` and `load`: take what `save_state` gave, segments included; LabError as in `load`."""
-        raise LabError("this agent keeps no state to go on from; define save_state and load_state")
+        raise LabError(
+            "this agent keeps no state to go on from; start the run anew with --overwrite, or define save_state and "
+            "load_state"
+        )
 
 
 def agent_names() -> tuple[str, ...]:
@@ -166,6 +169,11 @@ def load_agent(name: str) -> type[Agent]:
     LabError for an unknown name, a missing file, or a file without exactly one agent. A file is code: it is run.
     """
     return _load_file(agent_path(name).resolve())
+
+
+def keeps_state(name: str) -> bool:
+    """Whether a run of the agent can go on from a checkpoint: its class has a `load_state` of its own."""
+    return load_agent(name).load_state is not Agent.load_state
 
 
 @functools.cache

@@ -77,8 +77,10 @@ class CarriedRun:
     LabError as `rl-lab train --resume` has it, where there is something of a run that cannot go on.
     """
 
-    def __init__(self, directory: Path, storage: Storage) -> None:
+    def __init__(self, directory: Path, storage: Storage, *, begins_anew: bool = False) -> None:
+        """`begins_anew` deletes what there is of a run, whose agent keeps no state to go on from."""
         self._directory = directory
+        self._begins_anew = begins_anew
         self._storage = storage
         self._lock = RunLock(directory)
         self._sizes: dict[str, int] = {}
@@ -146,8 +148,8 @@ class CarriedRun:
 
     def _begin(self) -> tuple[Path | None, list[str]]:
         """The checkpoint to go on from, None before the first one, and what is wrong with newer ones."""
-        if not (self._directory / "config.toml").is_file():
-            make_way(self._directory, overwrite=False)
+        if self._begins_anew or not (self._directory / "config.toml").is_file():
+            make_way(self._directory, overwrite=self._begins_anew)
             return None, []
         require_own_files(self._directory)
         if not checkpoints(self._directory):

@@ -7,6 +7,7 @@ replay come from the checkpoint, the emulators are played forward to where they 
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import signal
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol as TypingProtocol
 
-from rl_lab.agent import Agent, Task, load_agent
+from rl_lab.agent import Agent, Task, keeps_state, load_agent
 from rl_lab.atari import AtariVectorEnv, game_actions
 from rl_lab.checkpoint import (
     CheckpointWriter,
@@ -83,8 +84,10 @@ class Outcome:
     """Agent steps of the budget that the checkpoint has not; 0 if the run finished, or but for its last evaluation."""
     stop_signal: int
     """The signal that stopped the run; 0 if it finished, or came to where it was to stop."""
+    keeps_state: bool
+    """Whether the run goes on from its checkpoint; otherwise it is started anew."""
     resume_command: str
-    """What to type to go on."""
+    """What to type to go on, or to start anew."""
     evaluate_command: str
     """What to type to play more."""
 
@@ -164,8 +167,14 @@ def resume_experiment(
 
 
 def _resume_command(directory: Path, config: ExperimentConfig) -> str:
-    """What to type to go on with a run."""
-    return f"rl-lab train --resume {shlex.quote(str(directory))}{_agent_flag(config)}"
+    """What to type to go on with a run, or to start it anew where its agent keeps no state."""
+    if keeps_state(config.agent.name):
+        return f"rl-lab train --resume {shlex.quote(str(directory))}{_agent_flag(config)}"
+    runs = os.path.normpath(directory / "../../..")  # see `run_directory`
+    return (
+        f"rl-lab train {shlex.quote(str(directory / 'config.toml'))}{_agent_flag(config)} --runs {shlex.quote(runs)} "
+        "--overwrite"
+    )
 
 
 def _evaluate_command(directory: Path, config: ExperimentConfig) -> str:
@@ -205,6 +214,7 @@ class _Loop:
         self._curves = Curves(
             run, conduct.reporter.on_progress, on_step=self._on_training_step, asks_for_pause=self._asks_for_pause
         )
+        self._keeps_state = keeps_state(run.config.agent.name)
         self._resume_command = _resume_command(run.directory, run.config)
         self._watchdog = Watchdog(
             run.directory,
@@ -247,6 +257,7 @@ class _Loop:
             lost_steps,
             total_steps - saved_steps,
             self._stop_signal,
+            self._keeps_state,
             self._resume_command,
             _evaluate_command(self._run.directory, self._config),
         )
@@ -442,6 +453,7 @@ def _new_env(config: ExperimentConfig, iteration: int, observer: Curves) -> Atar
 @contextmanager
 def _resumable(directory: Path, config: ExperimentConfig) -> Iterator[None]:
     """What the disk refuses stops a run that can go on."""
+    resume_command = _resume_command(directory, config)  # while the agent's file can be read
     try:
         yield
     except BrokenPipeError:  # the reader of our output has left
@@ -449,5 +461,5 @@ def _resumable(directory: Path, config: ExperimentConfig) -> Iterator[None]:
     except OSError as error:
         raise ResumableError(
             f"{error.filename or directory}: {error.strerror or error}; what was saved is kept: see to the disk, then "
-            f"go on with {_resume_command(directory, config)}"
+            f"go on with {resume_command}"
         ) from error

@@ -1,4 +1,4 @@
-"""A small sweep, and an agent that is slow as long as there is a file called obstacle."""
+"""A small sweep, an agent that is slow as long as there is a file called obstacle, and one that keeps no state."""
 
 SWEEP = """
 name = "tiny"
@@ -28,4 +28,12 @@ class Slow(load_agent("uniform")):
             super().train(env, env.steps + env.num_games, log)
             if Path("obstacle").exists():
                 time.sleep(0.2)
+"""
+
+STATELESS = """
+from rl_lab.agent import Agent, load_agent
+
+
+class Stateless(load_agent("uniform")):
+    save_state, load_state = Agent.save_state, Agent.load_state
 """

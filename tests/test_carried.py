@@ -100,6 +100,12 @@ def test_a_run_whose_machines_die_goes_on_from_what_was_carried_to_the_same_byte
     assert sorted(path.name for path in HERE.glob("events*")) == [f"events.out.tfevents.{k:06d}" for k in range(4)]
 
 
+def test_a_run_that_begins_anew_takes_nothing_along() -> None:
+    train(CONFIG, HERE.parents[2], until_steps=1)
+    with CarriedRun(HERE, Storage(), begins_anew=True) as carried:
+        assert (HERE.exists(), list(carried.files())) == (False, [])
+
+
 def test_only_what_is_new_is_read() -> None:
     elsewhere, names = Elsewhere("there"), list[str]()
 

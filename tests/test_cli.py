@@ -18,7 +18,9 @@ from rl_lab.atari import all_games
 from rl_lab.checkpoint import checkpoints
 from rl_lab.cli.main import main
 from rl_lab.experiment import config_names
+from rl_lab.records import read_status
 from tests.runs import rewrite_manifest, train
+from tests.sweeps import STATELESS
 from tests.tiny import tiny_experiment
 
 
@@ -141,6 +143,25 @@ def test_the_commands_that_train_shows_work_for_a_folder_with_a_blank(capsys: py
     assert watch == ["rl-lab", "tensorboard", "my runs"]
     assert play[:2] == ["rl-lab", "evaluate"]
     assert Path(play[2]).is_dir()
+
+
+def test_a_stopped_run_whose_agent_keeps_no_state_shows_the_command_that_starts_it_anew(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("stateless.py").write_text(STATELESS)
+    tiny = [*TINY, "--iteration-steps", "100", "--until-steps", "100", "--runs", "my runs"]
+    assert main(["train", "--agent", "stateless.py", "--game", "Breakout", *tiny]) == 0
+    run = Path("my runs/Breakout/stateless-on-dqn-quick/seed-0")
+    lines = capsys.readouterr().out.splitlines()
+    said = "stopped at 100 agent steps, as asked; 100 are left, and the agent keeps no state to go on from"
+    told = lines.index(said)
+    words = shlex.split(lines[told + 1].removeprefix("start anew: rl-lab "))
+    assert main(["train", "--resume", str(run), "--agent", "stateless.py"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "rl-lab: this agent keeps no state to go on from; start the run anew with --overwrite, or define save_state"
+    )
+    assert main(words) == 0
+    assert (read_status(run).state, read_status(run).steps) == ("finished", 200)
 
 
 def test_dry_run_prints_an_experiment_that_trains_the_same(capsys: pytest.CaptureFixture[str]) -> None:

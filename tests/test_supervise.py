@@ -64,11 +64,23 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(
-    script: str, restarts: int = 3, arguments: tuple[str, ...] = ("--seed", "1"), resume_flags: tuple[str, ...] = ()
+    script: str,
+    restarts: int = 3,
+    arguments: tuple[str, ...] = ("--seed", "1"),
+    resume_flags: tuple[str, ...] = (),
+    *,
+    keeps_state: bool = True,
 ) -> int:
     """The exit status of a supervised script."""
     Path("child.py").write_text(CHILD + script)
-    return supervise(arguments, Path("run"), restarts, resume_flags=resume_flags, program=(sys.executable, "child.py"))
+    return supervise(
+        arguments,
+        Path("run"),
+        restarts,
+        resume_flags=resume_flags,
+        keeps_state=keeps_state,
+        program=(sys.executable, "child.py"),
+    )
 
 
 def starts() -> list[list[str]]:
@@ -130,6 +142,12 @@ def test_restarts_end_with_their_budget_and_the_last_status(capfd: pytest.Captur
 def test_a_resumed_run_gets_the_flags_that_it_does_not_remember() -> None:
     assert run("make_run()\nif count == 1: die(9)", resume_flags=("--agent", "mine.py")) == 0
     assert starts()[1] == ["--resume", "run", "--agent", "mine.py"]
+
+
+def test_a_crashed_child_whose_agent_keeps_no_state_is_started_anew(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("make_run()\nif count == 1: die(9)", resume_flags=("--agent", "mine.py"), keeps_state=False) == 0
+    assert starts() == [["--seed", "1"], ["--seed", "1", "--overwrite"]]
+    assert "; starting run anew (restarts left: 2)" in capfd.readouterr().err
 
 
 def test_a_child_that_died_before_it_made_its_run_is_not_started_again(capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from rl_lab.sweep.plan import PlannedRun, expand, read_sweep
 from rl_lab.sweep.standing import Rest, rest_of
 from tests.processes import RL_LAB, ended, has_lines, started, wait_until
 from tests.runs import train, what_it_came_to
-from tests.sweeps import SLOW, SWEEP
+from tests.sweeps import SLOW, STATELESS, SWEEP
 
 RAISES = """
 from pathlib import Path
@@ -125,6 +125,21 @@ def test_a_run_that_fails_is_tried_again_from_its_checkpoint_and_then_reported(
     assert Path(log).read_text().count("Traceback") == 2
     (resume,) = json.loads(Path(run, "provenance.json").read_text())["resumes"]
     assert resume["at_steps"] == 200
+
+
+def test_a_run_whose_agent_keeps_no_state_is_started_anew(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("stateless.py").write_text(STATELESS)
+    write_sweep(agents='["stateless.py"]', seeds="[0]")
+    (run,) = planned("stateless.py")
+    train(run.config, Path("runs"), until_steps=200)
+    assert read_status(run.directory).steps == 200
+    assert [rest.steps_done for rest in rest_of([run])] == [0]
+    assert sweep("--agent", "stateless.py") == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].endswith(": 0 finished, 0 to go on with, 1 to start")
+    assert lines[1] == f"{run.directory}: starts"
+    assert lines[-1] == "1 of 1 runs are finished"
+    assert rest_of([run]) == []
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from rl_lab.errors import LabError
 from rl_lab.experiment import config_names, config_path, load_experiment
 from rl_lab.scores import suites
 from rl_lab.sweep.plan import PlannedRun, expand, read_sweep, sweep_names, sweep_path
+from tests.sweeps import STATELESS
 
 AGENT = """
 from rl_lab.agent import load_agent
@@ -143,6 +144,15 @@ def test_a_run_that_is_there_is_resumed_with_its_agents_file() -> None:
     run.directory.mkdir(parents=True)
     (run.directory / "config.toml").touch()
     assert run.command() == ("train", "--resume", str(run.directory), "--agent", "mine.py")
+
+
+def test_a_run_whose_agent_keeps_no_state_is_overwritten() -> None:
+    Path("mine.py").write_text(STATELESS)
+    (run, *_) = plan(SMALL.replace('"dqn/quick", "uniform"', '"mine.py"'), "mine.py")
+    assert run.command() == ("train", *run.flags)
+    run.directory.mkdir(parents=True)
+    (run.directory / "config.toml").touch()
+    assert (run.can_go_on, run.command()) == (False, ("train", *run.flags, "--overwrite"))
 
 
 def test_suites_stand_for_their_games() -> None:

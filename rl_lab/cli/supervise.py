@@ -51,12 +51,13 @@ def supervise(
     restarts: int,
     *,
     resume_flags: Sequence[str] = (),
+    keeps_state: bool = True,
     program: Sequence[str] = TRAIN,
 ) -> int:
     """Run `program` with the arguments in a child, and after a crash with --resume, up to `restarts` times.
 
     The last child's exit status, as a shell gives it, or 0 if it crashed as it left a finished run. `resume_flags` are
-    those that a run does not remember.
+    those that a run does not remember; one whose agent does not keep its state is started anew instead.
     """
     if restarts < 0:
         raise LabError(f"restarts are {restarts}; allowed is 0 or more")
@@ -64,6 +65,8 @@ def supervise(
     config_before, record_before = _identity(config), _identity(record)
     is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
     resume = arguments if is_resumed else ("--resume", str(run_directory), *resume_flags)
+    again = resume if keeps_state else (*arguments, "--overwrite")
+    how = f"resuming {run_directory}" if keeps_state else f"starting {run_directory} anew"
     command = [*program, *arguments]
     child = _Child()
     with signals_to(child.pass_on, (*_STOPPING, *_PAUSING)):
@@ -84,8 +87,8 @@ def supervise(
                 _say(f"the run {how_it_ended(returncode)}; no restarts are left")
                 return status
             restarts -= 1
-            _say(f"the run {how_it_ended(returncode)}; resuming {run_directory} (restarts left: {restarts})")
-            command = [*program, *resume]
+            _say(f"the run {how_it_ended(returncode)}; {how} (restarts left: {restarts})")
+            command = [*program, *again]
 
 
 class _Child:

@@ -157,7 +157,7 @@ def _print_plan(sweep: Sweep, plan: Sequence[PlannedRun], rests: Sequence[Rest],
     """How many runs, of what, and what there is of them."""
     experiments = {run.config.name for run in plan}
     games = {run.config.game for run in plan}
-    started = sum(rest.run.directory.exists() for rest in rests)
+    started = sum(rest.run.can_go_on for rest in rests)
     print(
         f"sweep {sweep.name}: {len(plan):,} runs in {runs} ({len(experiments):,} experiments x {len(games)} games x "
         f"{len(sweep.seeds):,} seeds): {len(plan) - len(rests):,} finished, {started:,} to go on with, "

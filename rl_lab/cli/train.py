@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rl_lab.agent import keeps_state
 from rl_lab.atari import resolve_game
 from rl_lab.cli.config_flags import add_flags, apply_flags
 from rl_lab.cli.explain import explain
@@ -56,7 +57,13 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         until = [] if options.until_steps is None else ["--until-steps", str(options.until_steps)]
         flags = ["--checkpoint-minutes", str(options.checkpoint_minutes), *until, *own_agent]
         directory = run_directory(options.runs, config)
-        return supervise(without_supervision(arguments), directory, options.restarts, resume_flags=flags)
+        return supervise(
+            without_supervision(arguments),
+            directory,
+            options.restarts,
+            resume_flags=flags,
+            keeps_state=keeps_state(config.agent.name),
+        )
     outcome = run_experiment(config, options.runs, overwrite=options.overwrite, conduct=_conduct(options, notes))
     return _print_outcome(outcome, options.runs)
 
@@ -202,13 +209,16 @@ def _given_fields(config: ExperimentConfig, options: argparse.Namespace) -> set[
 
 def _print_outcome(outcome: Outcome, watched: Path) -> int:
     """Where the records are, the score, and the commands to go on or look further; the exit status."""
+    stateless = "the agent keeps no state to go on from"
     if outcome.stop_signal:
         again = f"{outcome.lost_steps:,} agent steps will be played again" if outcome.lost_steps else "nothing is lost"
-        print(f"stopped; the last checkpoint is at {outcome.steps:,} agent steps: {again}")
+        left = again if outcome.keeps_state else stateless
+        print(f"stopped; the last checkpoint is at {outcome.steps:,} agent steps: {left}")
     elif outcome.left_steps:
-        print(f"stopped at {outcome.steps:,} agent steps, as asked; {outcome.left_steps:,} are left")
+        left = "" if outcome.keeps_state else f", and {stateless}"
+        print(f"stopped at {outcome.steps:,} agent steps, as asked; {outcome.left_steps:,} are left{left}")
     if outcome.stop_signal or outcome.left_steps:
-        print(f"go on:      {outcome.resume_command}")
+        print(f"{'go on:' if outcome.keeps_state else 'start anew:':<11} {outcome.resume_command}")
     if outcome.evaluation is not None:
         print(f"{outcome.run}: {evaluation_line(outcome.evaluation)}")
         print(f"watch it:   rl-lab tensorboard {shlex.quote(str(watched))}")

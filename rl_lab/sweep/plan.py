@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl_lab.agent import agent_names
+from rl_lab.agent import agent_names, keeps_state
 from rl_lab.atari import all_games, resolve_game
 from rl_lab.checks import require_word
 from rl_lab.config import PLAIN_TYPES, field_types, from_table, read_toml, typed
@@ -70,11 +70,13 @@ class PlannedRun:
     """The .py file of one's own agent, which will be run."""
     until_steps: int | None = None
     """Agent steps after which an iteration's end is far enough for now; None is the whole budget."""
+    keeps_state: bool = True
+    """Whether its agent does: a run that was left goes on then, and is started anew otherwise."""
 
     @property
-    def is_started(self) -> bool:
+    def can_go_on(self) -> bool:
         """Whether there is something of it to go on with."""
-        return _is_started(self.directory)
+        return _is_started(self.directory) and self.keeps_state
 
     @property
     def frames(self) -> int:
@@ -85,13 +87,16 @@ class PlannedRun:
     def command(self) -> tuple[str, ...]:
         """The words after `rl-lab` that start the run, or go on with what is there of it."""
         until = () if self.until_steps is None else (f"--until-steps={self.until_steps}",)
-        return (*train_words(self.directory, self.flags, self.agent_file), *until)
+        words = train_words(self.directory, self.flags, self.agent_file, keeps_state=self.keeps_state)
+        return (*words, *until)
 
 
-def train_words(directory: Path, flags: Sequence[str], agent_file: str | None) -> tuple[str, ...]:
+def train_words(directory: Path, flags: Sequence[str], agent_file: str | None, *, keeps_state: bool) -> tuple[str, ...]:
     """The words after `rl-lab` for the run of that folder; the arguments are as in `PlannedRun`."""
     if not _is_started(directory):
         return ("train", *flags)
+    if not keeps_state:
+        return ("train", *flags, "--overwrite")
     own_agent = () if agent_file is None else ("--agent", agent_file)
     return ("train", "--resume", str(directory), *own_agent)
 
@@ -131,7 +136,8 @@ def expand(sweep: Sweep, runs: Path, agent_files: Sequence[str] = (), *, suffix:
         for game, seed in itertools.product(games, sweep.seeds):
             one = dataclasses.replace(config, game=game, seed=seed)
             own = (f"--name={one.name}", f"--game={game}", f"--seed={seed}", f"--runs={runs}")
-            run = PlannedRun(one, run_directory(runs, one), (*flags, *own), agent_file)
+            goes_on = keeps_state(one.agent.name)
+            run = PlannedRun(one, run_directory(runs, one), (*flags, *own), agent_file, keeps_state=goes_on)
             if run.directory in planned:
                 raise LabError(
                     f"{one.name} on {game}, seed {seed} is planned twice; name each agent, game and seed once, and "

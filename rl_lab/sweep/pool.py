@@ -230,7 +230,7 @@ class Pool:
     def _start(self, run: PlannedRun) -> None:
         log = self._log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
-        is_resumed = run.is_started
+        is_resumed = run.can_go_on
         self._running.append(_Child(run, self.executor.start(run, log)))
         self.watcher.on_start(run, is_resumed=is_resumed)
 

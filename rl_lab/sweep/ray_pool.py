@@ -114,7 +114,10 @@ class _RemoteProcess:
 
     def _make(self) -> End:
         try:
-            with CarriedRun(self._run.directory, Storage()) as carried, _Node(self._needs, _place(self._run)) as node:
+            with (
+                CarriedRun(self._run.directory, Storage(), begins_anew=not self._run.keeps_state) as carried,
+                _Node(self._needs, _place(self._run)) as node,
+            ):
                 for problem in carried.problems:
                     self._tell(f"skipped a damaged checkpoint: {problem}")
                 try:
@@ -178,7 +181,7 @@ class _RemoteProcess:
     def _words(self) -> tuple[str, ...]:
         """Those of the run's command, for what was sent."""
         own_agent = () if self._run.agent_file is None else ("--agent", Path(self._run.agent_file).name)
-        if self._run.is_started:
+        if self._run.can_go_on:
             return ("train", "--resume", _place(self._run), *own_agent)
         return ("train", "config.toml", "--runs", _RUNS, *own_agent)
 

@@ -54,6 +54,7 @@ class Task:
     directory: Path
     flags: tuple[str, ...]
     agent_file: str | None
+    keeps_state: bool
     rl_lab: Callable[[Sequence[str]], int]
     """Runs a command of `rl-lab`; its exit status."""
 
@@ -83,7 +84,7 @@ class Task:
         os.set_blocking(noted, False)
         signal.set_wakeup_fd(noted, warn_on_full_buffer=False)  # Python writes the number of each signal there
         signal.signal(signal.SIGUSR2, on_warning)
-        status = self.rl_lab(train_words(self.directory, self.flags, self.agent_file))
+        status = self.rl_lab(train_words(self.directory, self.flags, self.agent_file, keeps_state=self.keeps_state))
         if is_asked and status == ResumableError.exit_status:
             leave()
         if status:
@@ -162,7 +163,7 @@ def submit(
 ) -> Sequence[submitit.Job[None]]:
     """One array job for all: a task a run, in their order. LabError with the reason where Slurm refuses."""
     utils = _submitit().core.utils
-    tasks = [Task(run.directory, run.flags, run.agent_file, rl_lab) for run in runs]
+    tasks = [Task(run.directory, run.flags, run.agent_file, run.keeps_state, rl_lab) for run in runs]
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # the reason is in the error, too
             return executor.submit_array(tasks)

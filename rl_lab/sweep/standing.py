@@ -25,7 +25,7 @@ class Rest:
 
     run: PlannedRun
     steps_done: int
-    """Agent steps that its status speaks of; the last checkpoint may have less."""
+    """Agent steps that its status speaks of; the last checkpoint may have less. 0 for a run that is started anew."""
 
     @property
     def steps_left(self) -> int:
@@ -64,6 +64,8 @@ def _rest(run: PlannedRun) -> Rest | None:
     if status.is_live:
         raise LabError(f"process {status.pid} is writing to {directory}; wait for its end or stop it")
     if status.state != "finished":
+        if not run.keeps_state:
+            return Rest(run, 0)
         # One iteration may have been evaluated and not yet saved; a resume would take more for none, and begin anew.
         if len(evaluations) > 1 and not any(directory.glob("checkpoints/*/manifest.json")):
             raise LabError(f"{directory} has lost its checkpoints; put them back, or move it away")
