@@ -29,7 +29,7 @@ with open("starts", "a") as starts:
 count = open("starts").read().count(words[-1])
 def make_run():
     run.mkdir(parents=True, exist_ok=True)
-    (run / "config.toml").touch()
+    (run / "config.toml").write_text(pathlib.Path(f"{run.name}.toml").read_text())
 """
 
 
@@ -74,6 +74,8 @@ def make(script: str, watcher: Watcher, runs: int = 1, jobs: int = 1, retries: i
     Path("child.py").write_text(CHILD + script)
     program = (sys.executable, "-S", "child.py")
     plan = [planned(seed) for seed in range(runs)]
+    for run in plan:
+        Path(f"{run.directory.name}.toml").write_text(run.config.to_toml())
     return Pool(plan, LocalProcesses(plan, jobs, program), Path("logs"), watcher, retries).run()
 
 
@@ -83,7 +85,7 @@ def starts() -> list[str]:
 
 def test_runs_are_made_in_order_and_no_more_at_once_than_asked_for() -> None:
     watcher = Watcher()
-    outcome = make("time.sleep(0.1)", watcher, runs=5, jobs=2)
+    outcome = make("make_run(); time.sleep(0.1)", watcher, runs=5, jobs=2)
     assert (outcome.finished, outcome.failures, outcome.stop_signal) == (5, (), 0)
     assert [told for told in watcher.told if "start" in told] == [f"start {seed}" for seed in range(5)]
     assert watcher.most_running == 2
@@ -100,7 +102,8 @@ def test_a_run_that_crashed_goes_on_from_its_folder() -> None:
 
 def test_a_run_that_fails_again_is_reported_and_does_not_stop_the_others() -> None:
     watcher = Watcher()
-    outcome = make("if 'seed-0' in words[-1]: print('much'); sys.exit('it broke')", watcher, runs=2, retries=2)
+    script = "if 'seed-0' in words[-1]: print('much'); sys.exit('it broke')\nmake_run()"
+    outcome = make(script, watcher, runs=2, retries=2)
     assert watcher.told == [
         *["start 0", "retry 0: it broke"] * 2,
         *("start 0", "failure 0: it broke", "start 1", "finish 1"),
@@ -132,6 +135,15 @@ def test_a_process_that_crashes_after_the_end_of_its_run_has_finished_it(number:
     write = f"import json; make_run(); (run / 'status.json').write_text(json.dumps({status}))"
     outcome = make(f"{write}\nos.kill(os.getpid(), {int(number)})", watcher)
     assert (outcome.finished, watcher.told) == (1, ["start 0", "finish 0"])
+
+
+def test_a_run_that_is_not_the_planned_one_has_failed_and_is_not_tried_again() -> None:
+    watcher = Watcher()
+    change = "config.write_text(config.read_text().replace('total_steps = 400', 'total_steps = 800'))"
+    outcome = make(f"make_run(); config = run / 'config.toml'; {change}", watcher, retries=5)
+    reason = "total_steps is 800 in runs/Breakout/tiny/seed-0/config.toml, and 400 in the sweep"
+    assert watcher.told == ["start 0", f"failure 0: {reason}"]
+    assert (outcome.finished, [failure.is_resumable for failure in outcome.failures]) == (0, [False])
 
 
 def test_an_interrupted_run_says_why_by_its_status() -> None:
@@ -171,6 +183,8 @@ class LosesMachines(LocalProcesses):
 
     def start(self, run: PlannedRun, log: Path) -> Process:
         if not self._saves:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            (run.directory / "config.toml").write_text(run.config.to_toml())
             return Ended(End(0))
         if self._saves.pop(0):
             (run.directory / "checkpoints" / f"{100 - len(self._saves):012d}").mkdir(parents=True)
@@ -234,6 +248,7 @@ def test_a_signal_that_comes_too_late_to_stop_anything_is_told() -> None:
 
     script = """
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+make_run()
 pathlib.Path("ready").touch()
 while not pathlib.Path("go").exists():
     time.sleep(0.01)

@@ -23,6 +23,7 @@ from rl_lab.lock import writer_of
 from rl_lab.records import is_finished, read_status
 from rl_lab.sweep.cost import Measurement, jobs_that_fit
 from rl_lab.sweep.plan import PlannedRun
+from rl_lab.sweep.standing import require_planned
 from rl_lab.system import available_memory_bytes, num_cores, signals_to
 from rl_lab.watchdog import how_it_ended
 
@@ -246,8 +247,7 @@ class Pool:
         run, status = child.run, end.status
         if not end.lost and (status == 0 or is_finished(run.directory)):
             # C++ can still crash, and a signal come, as the process leaves.
-            self._finished += 1
-            self.watcher.on_finish(run)
+            self._finish(run)
             return
         if child.stops and not end.lost and status in (ResumableError.exit_status, -signal.SIGTERM):
             return
@@ -256,12 +256,24 @@ class Pool:
         left = writer and f"left to {writer}, which is writing to it; wait for its end or stop it"
         reason = end.lost or left or self._reason(run, status)
         if self._signals or not self._may_go_on(run, end):
-            is_resumable = bool(left) or status == ResumableError.exit_status
-            self._failures.append(Failure(run, reason, self._log(run), is_resumable))
-            self.watcher.on_failure(self._failures[-1])
+            self._fail(run, reason, is_resumable=bool(left) or status == ResumableError.exit_status)
         else:
             self._waiting.appendleft(run)
             self.watcher.on_retry(run, reason)
+
+    def _finish(self, run: PlannedRun) -> None:
+        """Count the run as finished if it is the planned one: its process read the config anew."""
+        try:
+            require_planned(run)
+        except LabError as error:
+            self._fail(run, str(error), is_resumable=False)
+            return
+        self._finished += 1
+        self.watcher.on_finish(run)
+
+    def _fail(self, run: PlannedRun, reason: str, *, is_resumable: bool) -> None:
+        self._failures.append(Failure(run, reason, self._log(run), is_resumable))
+        self.watcher.on_failure(self._failures[-1])
 
     def _may_go_on(self, run: PlannedRun, end: End) -> bool:
         """Whether the run is tried again: as often as allowed, and whenever a machine was lost, while that leads on."""

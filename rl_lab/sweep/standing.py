@@ -41,6 +41,22 @@ def rest_of(plan: Iterable[PlannedRun]) -> list[Rest]:
     return [rest for run in plan if (rest := _rest(run)) is not None]
 
 
+def require_planned(run: PlannedRun) -> None:
+    """LabError unless the run's experiment is the plan's."""
+    directory = run.directory
+    there = load_experiment(directory / "config.toml", agent=run.agent_file)
+    pairs: tuple[tuple[str, _Part, _Part], ...] = (
+        ("", there, run.config),
+        ("protocol.", there.protocol, run.config.protocol),
+        ("agent.", there.agent, run.config.agent),
+    )
+    for prefix, is_there, is_planned in pairs:
+        for field in dataclasses.fields(is_planned):
+            was, now = getattr(is_there, field.name, "missing"), getattr(is_planned, field.name)
+            if not dataclasses.is_dataclass(now) and was != now and field.name not in _WITHOUT_RESULTS:
+                raise LabError(f"{prefix}{field.name} is {was} in {directory / 'config.toml'}, and {now} in the sweep")
+
+
 def _rest(run: PlannedRun) -> Rest | None:
     """What is left of the run; None if it is finished."""
     directory = run.directory
@@ -53,7 +69,7 @@ def _rest(run: PlannedRun) -> Rest | None:
     if not is_whole:
         raise LabError(f"{directory} is no whole run; put back what is missing, or move it away")
     try:
-        _require_planned(run)
+        require_planned(run)
         status = read_status(directory) if (directory / "status.json").exists() else None
         evaluations = read_evaluations(directory)
         metrics = last_metrics(directory)
@@ -77,19 +93,3 @@ def _rest(run: PlannedRun) -> Rest | None:
             "is missing, or move it away"
         )
     return None
-
-
-def _require_planned(run: PlannedRun) -> None:
-    """LabError unless the run's experiment is the plan's."""
-    directory = run.directory
-    there = load_experiment(directory / "config.toml", agent=run.agent_file)
-    pairs: tuple[tuple[str, _Part, _Part], ...] = (
-        ("", there, run.config),
-        ("protocol.", there.protocol, run.config.protocol),
-        ("agent.", there.agent, run.config.agent),
-    )
-    for prefix, is_there, is_planned in pairs:
-        for field in dataclasses.fields(is_planned):
-            was, now = getattr(is_there, field.name, "missing"), getattr(is_planned, field.name)
-            if not dataclasses.is_dataclass(now) and was != now and field.name not in _WITHOUT_RESULTS:
-                raise LabError(f"{prefix}{field.name} is {was} in {directory / 'config.toml'}, and {now} in the sweep")
