@@ -13,7 +13,7 @@ from rl_lab.cli.train import parse
 from rl_lab.errors import LabError
 from rl_lab.experiment import config_names, config_path, load_experiment
 from rl_lab.scores import suites
-from rl_lab.sweep.plan import PlannedRun, expand, read_sweep, sweep_names, sweep_path
+from rl_lab.sweep.plan import PlannedRun, expand, plain_types, read_sweep, sweep_names, sweep_path
 from tests.sweeps import STATELESS
 
 AGENT = """
@@ -111,6 +111,13 @@ def test_the_agents_of_a_shipped_sweep_fit_its_budget_and_games(name: str) -> No
         load_agent(config.agent.name)(config.agent, task)  # LabError otherwise
 
 
+def test_all_that_a_plan_can_override_has_a_flag() -> None:
+    parser = Parser(allow_abbrev=False)
+    config = parse(parser, []).config
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert {f"--{key.replace('_', '-')}" for key in plain_types(config)} <= flags
+
+
 def test_flags_carry_switches_numbers_and_the_agents_own_file() -> None:
     Path("mine.py").write_text(AGENT)
     matrix = '[matrix]\nprotocol.sticky_probability = [0, 0.125]\n[overrides]\nprotocol.name = "machado2018"\n'
@@ -198,6 +205,13 @@ def test_sweeps_are_no_experiments() -> None:
         (("[overrides]", "[override]"), "unknown key 'override'; did you mean 'overrides'?"),
         (("total_steps", "total_step"), "dqn/quick has no 'total_step' to override; did you mean 'total_steps'?"),
         (("agent.n_step", "n_step"), "dqn/quick has no 'n_step' to override; did you mean 'agent.n_step'?"),
+        *(
+            (change, "dqn/quick has no 'protocol.evaluation_episodes' to override; did you mean 'evaluation_episodes'?")
+            for change in (
+                ("total_steps = 20_000", "protocol.evaluation_episodes = 2"),
+                ("agent.n_step = [1, 3]", "protocol.evaluation_episodes = [1, 3]"),
+            )
+        ),
         (("20_000", "'many'"), "total_steps for dqn/quick is 'many'; allowed is an integer"),
         (("20_000", "-2"), "dqn/quick: total_steps is -2; allowed is 1 or more"),
         (("20_000", "20_001"), "dqn/quick: total_steps is 20001; allowed are multiples of the 8 games"),

@@ -13,11 +13,14 @@ _Config = TypeVar("_Config")
 
 
 def add_flags(parser: argparse.ArgumentParser, config: object, *, prefix: str = "", skip: tuple[str, ...] = ()) -> None:
-    """A flag such as --agent.learning-rate for each plain field of the config; its value is the default shown."""
+    """A flag such as --agent.learning-rate for each plain field of the config; its value is the default shown.
+
+    `skip` has fields with their prefix, such as agent.name.
+    """
     docs = field_docs(type(config))
     group = parser.add_argument_group(prefix.rstrip(".") or "experiment")
     for name, field_type in field_types(type(config)).items():
-        if name in skip or dataclasses.is_dataclass(field_type):
+        if prefix + name in skip or dataclasses.is_dataclass(field_type):
             continue
         if field_type not in PLAIN_TYPES:
             raise LabError(

@@ -25,7 +25,7 @@ from rl_lab.cli.progress import evaluation_line, reporter
 from rl_lab.cli.supervise import add_supervision, supervise, without_supervision
 from rl_lab.config import value_text
 from rl_lab.errors import LabError, ResumableError
-from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment
+from rl_lab.experiment import DEFAULT_CONFIG, WITHOUT_FLAG, ExperimentConfig, config_path, load_experiment
 from rl_lab.run import run_directory
 from rl_lab.switches import Value
 from rl_lab.training import Conduct, Outcome, resume_experiment, run_experiment
@@ -175,8 +175,8 @@ def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., Experime
     without_flag.completer = lambda **_: on  # type: ignore[attr-defined]  # argcomplete's
     _add_conduct(parser)
     add_flags(parser, default)
-    add_flags(parser, default.protocol, prefix="protocol.", skip=("name", "evaluation_episodes"))
-    add_flags(parser, default.agent, prefix="agent.", skip=("name",))
+    add_flags(parser, default.protocol, prefix="protocol.", skip=("protocol.name", *WITHOUT_FLAG))
+    add_flags(parser, default.agent, prefix="agent.", skip=("agent.name",))
     options = parser.parse_all(arguments)
     if options.config not in (None, config_name):
         raise LabError(f"unexpected {options.config!r}; CONFIG comes first: `rl-lab train CONFIG --seed 1 ...`")

@@ -19,7 +19,7 @@ from rl_lab.atari import all_games, resolve_game
 from rl_lab.checks import require_word
 from rl_lab.config import PLAIN_TYPES, field_types, from_table, read_toml, typed
 from rl_lab.errors import LabError, did_you_mean
-from rl_lab.experiment import DEFAULT_CONFIG, ExperimentConfig, config_path, load_experiment
+from rl_lab.experiment import DEFAULT_CONFIG, WITHOUT_FLAG, ExperimentConfig, config_path, load_experiment
 from rl_lab.files import shipped_folder, toml_path
 from rl_lab.run import run_directory
 from rl_lab.scores import suites
@@ -183,18 +183,19 @@ def _values(config: ExperimentConfig, changes: Mapping[str, object], agent: str)
     types = plain_types(config)
     for key in changes:
         if key not in types:
-            raise LabError(f"{agent} has no {key!r} to override{did_you_mean(key, types)}")
+            near = did_you_mean(WITHOUT_FLAG.get(key, key), types)
+            raise LabError(f"{agent} has no {key!r} to override{near}")
     return {key: typed(value, types[key], f"{key} for {agent}") for key, value in changes.items()}
 
 
 def plain_types(config: ExperimentConfig) -> dict[str, type]:
-    """Type of each plain field of the experiment, its protocol and its agent, by the names of the flags."""
+    """Type of each plain field of the experiment, its protocol and its agent that has a flag, by the flag's name."""
     parts = {"": config, "protocol.": config.protocol, "agent.": config.agent}
     return {
         f"{prefix}{name}": kind
         for prefix, part in parts.items()
         for name, kind in field_types(type(part)).items()
-        if kind in PLAIN_TYPES
+        if kind in PLAIN_TYPES and f"{prefix}{name}" not in WITHOUT_FLAG
     }
 
 
