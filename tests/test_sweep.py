@@ -18,7 +18,7 @@ from rl_lab.agent import Task, load_agent
 from rl_lab.cli.main import main
 from rl_lab.errors import LabError
 from rl_lab.experiment import config_names, config_path, load_experiment
-from rl_lab.records import Status, read_status
+from rl_lab.records import TUNE_MARK, Status, read_status
 from rl_lab.sweep.claim import claimed
 from rl_lab.sweep.cost import Measurement, cost, jobs_that_fit, measure, short
 from rl_lab.sweep.plan import PlannedRun, expand, read_sweep
@@ -383,6 +383,21 @@ def test_compare_says_what_a_sweep_still_lacks(runs: list[Path], capsys: pytest.
     assert main(["compare", "runs", "--sweep", "sweep.toml"]) == 0
     names = ", ".join(f"Breakout/uniform-on-dqn-quick/seed-{seed}" for seed in (0, 2))
     assert f"The sweep is not over; not finished: {names}." in capsys.readouterr().out
+
+
+def test_compare_counts_a_finished_run_of_a_tuning_seed_as_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(planned()[0].config, name="uniform-tuned-mine", total_steps=200)
+    Path("tuned.toml").write_text(config.to_toml())
+    write_sweep(agents='["tuned.toml"]', total_steps="200")
+    tune = Path("runs/tunes/mine")
+    tune.mkdir(parents=True)
+    (tune / TUNE_MARK).write_text(json.dumps({"tune": "mine", "seeds": [0]}))
+    for run in planned():
+        train(run.config, Path("runs"))
+    assert main(["compare", "runs", "--sweep", "sweep.toml"]) == 0
+    shown = capsys.readouterr().out
+    assert "uniform-tuned-mine/seed-0" in shown  # left out
+    assert "The sweep is not over" not in shown
 
 
 def watched(runs_above: Path, until: bytes, lines: int, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -63,6 +63,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     runs, unevaluated = read_runs(options.paths, options.games)
     if not runs:
         raise LabError(f"none of the {len(unevaluated)} runs has an evaluation yet; wait for the first iteration's end")
+    unfinished = [] if options.sweep is None else _unfinished(options.sweep, options.agent, options.games, runs)
     tuning = [run.directory for run in runs if run.seed in tuning_seeds(run.directory, run.experiment)]
     runs = [run for run in runs if run.directory not in tuning]
     if not runs:
@@ -76,7 +77,7 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         table=table,
         absent=Absent(
             unevaluated=unevaluated,
-            unfinished=() if options.sweep is None else _unfinished(options.sweep, options.agent, options.games, runs),
+            unfinished=unfinished,
             tunes=tunes,
             tuning=tuning,
         ),
