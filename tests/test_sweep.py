@@ -385,6 +385,13 @@ def test_compare_says_what_a_sweep_still_lacks(runs: list[Path], capsys: pytest.
     assert f"The sweep is not over; not finished: {names}." in capsys.readouterr().out
 
 
+def test_compare_refuses_an_agents_file_without_a_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "runs", "--agent", "mine.py"]) == 2
+    assert capsys.readouterr().err == (
+        "rl-lab: --agent mine.py is for the runs of a --sweep; give its name, or leave --agent out\n"
+    )
+
+
 def test_compare_counts_a_finished_run_of_a_tuning_seed_as_finished(capsys: pytest.CaptureFixture[str]) -> None:
     config = dataclasses.replace(planned()[0].config, name="uniform-tuned-mine", total_steps=200)
     Path("tuned.toml").write_text(config.to_toml())

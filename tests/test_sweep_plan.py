@@ -144,6 +144,15 @@ def test_an_experiment_of_ones_own_runs_its_agents_file_when_that_is_given() -> 
         plan(text)
 
 
+def test_an_agents_file_that_no_experiment_uses_is_refused() -> None:
+    Path("mine.py").write_text(AGENT)
+    text = SMALL.replace('"dqn/quick"', '"mine.py"')
+    assert len(plan(text, "mine.py")) == 8
+    for others in (("mine.py", "nowhere.py"), ("nowhere.py", "mine.py")):
+        with pytest.raises(LabError, match=r"^no experiment uses the agent file nowhere\.py; leave it out of --agent"):
+            plan(text, *others)
+
+
 def test_a_run_that_is_there_is_resumed_with_its_agents_file() -> None:
     Path("mine.py").write_text(AGENT)
     (run, *_) = plan(SMALL.replace('"dqn/quick", "uniform"', '"mine.py"'), "mine.py")

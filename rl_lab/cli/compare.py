@@ -53,6 +53,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         raise LabError(
             f"no format {options.format!r}{did_you_mean(options.format, FORMATS)} (allowed: {', '.join(FORMATS)})"
         )
+    if options.agent and options.sweep is None:
+        raise LabError(f"--agent {options.agent[0]} is for the runs of a --sweep; give its name, or leave --agent out")
     if options.html is not None:
         require_writable_file(options.html)
     if options.plots is not None:

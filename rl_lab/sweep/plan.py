@@ -126,7 +126,7 @@ def expand(sweep: Sweep, runs: Path, agent_files: Sequence[str] = (), *, suffix:
     """All runs of the sweep, in folders below `runs`; of agents' own files only those in `agent_files` are run.
 
     `suffix` is added to the names of all experiments. LabError for what `rl-lab train` would refuse before it builds an
-    agent, and for a run that is planned twice.
+    agent, for a run that is planned twice, and for an agent's file that no experiment uses.
     """
     games = [game for name in sweep.games for game in _games(name)]
     planned: dict[Path, PlannedRun] = {}
@@ -144,6 +144,10 @@ def expand(sweep: Sweep, runs: Path, agent_files: Sequence[str] = (), *, suffix:
                     "give configs names of their own"
                 )
             planned[run.directory] = run
+    used = {run.agent_file for run in planned.values()}
+    for file in agent_files:
+        if file not in used:
+            raise LabError(f"no experiment uses the agent file {file}; leave it out of --agent, or name it as an agent")
     return list(planned.values())
 
 
