@@ -357,6 +357,33 @@ def test_many_steps_to_a_return_make_a_longer_measurement() -> None:
     assert vars(shortened.agent)["learning_starts_steps"] == 168
 
 
+ODD = """
+from dataclasses import dataclass
+
+from rl_lab.agent import AgentConfig, load_agent
+
+
+@dataclass(frozen=True, kw_only=True)
+class OddConfig(AgentConfig):
+    rollout_steps: int = 0
+    update_every_steps: float = 0.5
+    n_step: int = -9
+    batch_size: str = "large"
+    actors: bool = True
+
+
+class Odd(load_agent("uniform")):
+    Config = OddConfig
+"""
+
+
+def test_fields_of_ones_own_agent_that_are_no_counts_leave_the_measurement_as_it_is() -> None:
+    Path("odd.py").write_text(ODD)
+    write_sweep(agents='["odd.py", "uniform"]', seeds="[0]")
+    odd, uniform = (short(run.config) for run in planned("odd.py"))
+    assert dataclasses.replace(odd, name=uniform.name, agent=uniform.agent) == uniform
+
+
 def test_a_long_sweep_starts_with_yes_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     name = planned()[0].config.name
     monkeypatch.setattr("rl_lab.cli.sweep.measure", lambda runs: {name: Measurement(1.0, 1, 0, 1)})

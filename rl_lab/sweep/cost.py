@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -106,21 +107,20 @@ def measure(runs: Sequence[PlannedRun]) -> dict[str, Measurement]:
 
 def short(config: ExperimentConfig) -> ExperimentConfig:
     """The same work a step, from the second point on."""
-    hyperparameters = vars(config.agent)
-    all_games = config.num_games * hyperparameters.get("actors", 1)
-    first_transitions = (hyperparameters.get("n_step", 1) + 1) * all_games
-    least = max(
-        _POINT_STEPS,
-        _LEAST_STEPS_PER_GAME * config.num_games,
-        2 * first_transitions,
-        2 * hyperparameters.get("batch_size", 1),
-    )
+
+    def count(name: str) -> int:
+        """Of the agent's field; 1 for an agent that has none, or means something else by the name."""
+        value = vars(config.agent).get(name)
+        return value if type(value) is int and value >= 1 else 1
+
+    all_games = config.num_games * count("actors")
+    first_transitions = (count("n_step") + 1) * all_games
+    least = max(_POINT_STEPS, _LEAST_STEPS_PER_GAME * config.num_games, 2 * first_transitions, 2 * count("batch_size"))
     # What learns from rollouts needs whole ones.
-    rollout = hyperparameters.get("rollout_steps", 1) * config.num_games
-    unit = math.lcm(rollout, hyperparameters.get("update_every_steps", 1))
+    unit = math.lcm(count("rollout_steps") * config.num_games, count("update_every_steps"))
     steps = math.ceil(least / unit) * unit
     # Learning begins early, and networks act as they do in nine tenths of a run, where an agent has these fields.
-    early = {
+    early: dict[str, Any] = {
         name: steps // 2 if name == "learning_starts_steps" else steps
         for name in ("learning_starts_steps", "epsilon_decay_steps")
         if name in field_types(type(config.agent))
