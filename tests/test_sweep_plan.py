@@ -48,7 +48,6 @@ agent.update_every_steps = [8]
 agent.epsilon_end = [0.01]
 agent.batch_size = [32]
 agent.discount = [0.99]
-agent.double = [true]
 log_every_steps = [1_000]
 evaluation_episodes = [30]
 """
@@ -225,6 +224,8 @@ def test_sweeps_are_no_experiments() -> None:
         (("20_000", "-2"), "dqn/quick: total_steps is -2; allowed is 1 or more"),
         (("20_000", "20_001"), "dqn/quick: total_steps is 20001; allowed are multiples of the 8 games"),
         (("machado2018", "machado2019"), "machado2019"),
+        (("total_steps = 20_000", '"protocol.name" = "atari100k"'), "protocol.name is given twice, in two ways to"),
+        (("agent.n_step = [1, 3]", "agent.double = [true]"), "agent.double is given twice, in two ways to"),
         (("agent.n_step", "seed"), "seed cannot be overridden"),
         (("agent.n_step", "total_steps"), "total_steps is in the matrix and in the overrides"),
         (("[1, 3]", "3"), "matrix.agent.n_step is 3; allowed is a list of at least one of"),

@@ -259,15 +259,23 @@ def _games(name: str) -> Sequence[str]:
 def flat(table: Mapping[str, Any], is_value: Callable[[object], bool] = lambda value: False) -> dict[str, Any]:
     """The values of nested tables by names with dots: both ways to write `agent.n_step` in TOML mean the same.
 
-    `is_value` tells which tables are values themselves.
+    `is_value` tells which tables are values themselves. LabError for a name that is given in both ways.
     """
     values: dict[str, Any] = {}
+    for name, value in _leaves(table, is_value):
+        if name in values:
+            raise LabError(f"{name} is given twice, in two ways to write it; leave one out")
+        values[name] = value
+    return values
+
+
+def _leaves(table: Mapping[str, Any], is_value: Callable[[object], bool]) -> Iterator[tuple[str, Any]]:
+    """Each value of nested tables with its name."""
     for key, value in table.items():
         if isinstance(value, dict) and not is_value(value):
-            values |= {f"{key}.{name}": inner for name, inner in flat(value, is_value).items()}
+            yield from ((f"{key}.{name}", inner) for name, inner in _leaves(value, is_value))
         else:
-            values[key] = value
-    return values
+            yield key, value
 
 
 def _require_list(values: object, key: str, kinds: tuple[type, ...]) -> None:
