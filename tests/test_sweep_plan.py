@@ -128,7 +128,7 @@ def test_flags_carry_switches_numbers_and_the_agents_own_file() -> None:
             assert parse(Parser(allow_abbrev=False), run.flags).config == run.config
     assert (runs[0].agent_file, runs[0].config.name) == (
         "mine.py",
-        "mine-on-dqn-quick-protocol.sticky_probability-0",
+        "mine-on-dqn-quick-protocol.sticky_probability-0.0",
     )
 
 
@@ -230,6 +230,7 @@ def test_sweeps_are_no_experiments() -> None:
         (("agent.n_step", "total_steps"), "total_steps is in the matrix and in the overrides"),
         (("[1, 3]", "3"), "matrix.agent.n_step is 3; allowed is a list of at least one of"),
         (("[1, 3]", "[1, 1]"), "dqn-quick-n_step-1-double-true on Pong, seed 0 is planned twice"),
+        (("n_step = [1, 3]", "discount = [0, 0.0]"), "dqn-quick-discount-0.0-double-true on Pong, seed 0 is planned"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_is_allowed(change: tuple[str, str], line: str) -> None:

@@ -132,7 +132,9 @@ def expand(sweep: Sweep, runs: Path, agent_files: Sequence[str] = (), *, suffix:
     planned: dict[Path, PlannedRun] = {}
     for agent, cell in itertools.product(sweep.agents, _cells(sweep.matrix)):
         config, flags, agent_file = _experiment(agent, {**sweep.overrides, **cell}, agent_files)
-        config = dataclasses.replace(config, name=config.name + suffix + _suffix(cell))
+        # Of the values as the experiment has them: 0 and 0.0 are one.
+        chosen = {key: config.values()[key] for key in cell}
+        config = dataclasses.replace(config, name=config.name + suffix + _suffix(chosen))
         for game, seed in itertools.product(games, sweep.seeds):
             one = dataclasses.replace(config, game=game, seed=seed)
             own = (f"--name={one.name}", f"--game={game}", f"--seed={seed}", f"--runs={runs}")
