@@ -356,6 +356,20 @@ def test_a_run_that_another_process_has_made_meanwhile_has_not_failed(
     assert tried(opened(search).get_trials()) == tried(whole.get_trials())[:3]
 
 
+def test_a_trial_whose_process_left_a_run_with_other_settings_has_failed(
+    made: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_runs_alone(made[0], "runs")
+    run = Path("runs/tunes/steady/runs/Freeway/steady-on-dqn-quick-trial-2/seed-7")
+    run.rename("other")
+    config = Path("other/config.toml")
+    config.write_text(config.read_text().replace("log_every_steps = 20", "log_every_steps = 50"))
+    monkeypatch.setattr(TrialScreen, "on_start", lambda *_, is_resumed: Path("other").rename(run))
+    search = searched()
+    assert tune("--trials", "3") == 0
+    assert tried(opened(search).get_trials())[2][::2] == ("FAIL", {})
+
+
 def interrupt(patch: pytest.MonkeyPatch, owner: type, method: str, number: int) -> None:
     """Ctrl-C when the method is called for the time of that number, from 1."""
     calls = itertools.count(1)

@@ -22,7 +22,7 @@ from rl_lab.records import read_evaluations, read_status
 from rl_lab.scores import score_table
 from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.pool import Failure, LocalProcesses, Pool, Watcher
-from rl_lab.sweep.standing import rest_of
+from rl_lab.sweep.standing import require_planned, rest_of
 from rl_lab.tune.plan import Search
 from rl_lab.tune.study import begin_trial, fail, in_state, round_left, set_round, tell
 
@@ -145,8 +145,9 @@ class SearchLoop:
 
 
 def _has_come_to(run: PlannedRun, iterations: int) -> bool:
-    """Whether the run was left after so many iterations, or more."""
+    """Whether the planned run was left after so many iterations, or more."""
     try:
+        require_planned(run)  # a process made another if the file of the agent was edited meanwhile
         status = read_status(run.directory)
     except LabError:  # not begun, or killed early: a resume sees to it
         return False
