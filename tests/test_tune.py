@@ -115,7 +115,8 @@ def searched(text: str = TUNE, runs: str = "runs", **changes: object) -> Search:
         (line,) = (line for line in text.splitlines() if line.startswith(f"{key} ="))
         text = text.replace(line, f"{key} = {value}")
     Path("steady.toml").write_text(text)
-    return plan_search(read_tune(Path("steady.toml")), Path(runs), ("steady.py",))
+    own_agent = ("steady.py",) if "steady.py" in text else ()
+    return plan_search(read_tune(Path("steady.toml")), Path(runs), own_agent)
 
 
 def opened(search: Search) -> Study:

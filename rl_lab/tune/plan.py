@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rl_lab.agent import Agent, load_agent
+from rl_lab.agent import keeps_state
 from rl_lab.checks import LARGEST_INTEGER, require_at_least, require_between, require_word
 from rl_lab.config import from_table, read_toml
 from rl_lab.errors import LabError, did_you_mean
@@ -189,7 +189,7 @@ def _require_pauses(search: Search) -> None:
     agent = search.experiment.agent
     if isinstance(search.tune.pruning, NoPruning):
         return
-    if load_agent(agent.name).load_state is Agent.load_state:
+    if not keeps_state(agent.name):
         raise LabError(
             f"the agent {agent.name} keeps no state, so its runs cannot pause for a pruner; define save_state and "
             'load_state, or give pruner.name = "none"'
