@@ -117,7 +117,7 @@ class SB3PPO(Agent):
     def train(self, env: AtariVectorEnv, steps: int, log: MetricLog) -> None:
         """One `learn` of SB3; LabError where `steps` are no whole rollouts: SB3 learns from nothing less."""
         require_whole_rounds(steps, "the steps of an iteration are", self._rollout)
-        self._pin_schedules(self.model.num_timesteps + steps)
+        self._pin_schedules(self.model.num_timesteps + steps - env.steps)
 
         def report() -> None:
             if log.due():

@@ -83,7 +83,7 @@ class MetricLog(Protocol):
         """Whether the interval between metrics is over: ask before computing them."""
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
-        """Record metrics by their TensorBoard tags, such as train/loss."""
+        """Record metrics by their TensorBoard tags, such as train/loss; LabError for a tag without a slash."""
 
     def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None:
         """Show in TensorBoard, and nowhere else, how values of any shape are distributed."""
@@ -172,8 +172,9 @@ def load_agent(name: str) -> type[Agent]:
 
 
 def keeps_state(name: str) -> bool:
-    """Whether a run of the agent can go on from a checkpoint: its class has a `load_state` of its own."""
-    return load_agent(name).load_state is not Agent.load_state
+    """Whether a run of the agent can go on from a checkpoint: its class has both methods for that of its own."""
+    agent = load_agent(name)
+    return agent.save_state is not Agent.save_state and agent.load_state is not Agent.load_state
 
 
 @functools.cache

@@ -75,7 +75,10 @@ class RunLock:
 
 
 def writer_of(directory: Path) -> str:
-    """Who holds the lock of the run's directory, as far as its status says; empty where nobody does."""
+    """Who holds the lock of the run's directory, as far as its status says; empty where nobody does.
+
+    To look takes a free lock for a moment.
+    """
     lock = RunLock(directory)
     try:
         if lock._path.exists():  # to look makes no file

@@ -10,7 +10,7 @@ import pytest
 from rl_lab.agent import load_agent
 from rl_lab.benchmarks import memory
 from rl_lab.benchmarks.measuring import Settings, seconds
-from rl_lab.benchmarks.training import OURS, Training
+from rl_lab.benchmarks.training import BASELINE, OURS, Training
 from rl_lab.cli.main import main
 
 
@@ -124,6 +124,14 @@ def test_checkpoint_times_saves_and_loads_of_both_storages(capsys: pytest.Captur
         assert {f"{storage}: the first save", f"{storage}: a save after 50,000 steps", f"{storage}: a load"} <= set(
             rows
         )
+
+
+@pytest.mark.parametrize("config", [OURS, BASELINE])
+def test_each_turn_plays_its_steps(config: str) -> None:
+    training = Training(config, Settings(steps=256, repetitions=2, transitions=10_000, device="cpu", threads=1))
+    for turn in (1, 2, 3):
+        training.steps_per_second()
+        assert training._env.steps == turn * 256
 
 
 def test_a_turn_of_training_makes_all_of_its_updates() -> None:

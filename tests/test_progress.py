@@ -35,7 +35,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, columns: int = 200, runs: str = "runs
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_the_bar_and_the_time_left_are_there_on_every_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     *_, line = (line for line in shown(monkeypatch, columns) if "400 frames" in line)
-    assert re.match(r"[━╸╺]{12} -:--:-- 400 frames", line)
+    assert re.match(r"[━╸╺]{12} +-:--:-- +400 frames", line)
     assert line.rstrip().endswith("…" if columns < 120 else "return 0.0  human-normalized 0.50 (noop57)")
 
 

@@ -54,7 +54,7 @@ class BarReporter:
         self._notes = notes
         self._bar = Bar(
             BarColumn(table_column=Column(width=12)),
-            TimeRemainingColumn(table_column=Column(width=7)),
+            TimeRemainingColumn(table_column=Column(width=9)),
             # Last, and what is cut where the terminal is narrow.
             TextColumn(
                 "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")

@@ -94,7 +94,8 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
     except OSError as error:
         place, reason = error.filename or search.folder, error.strerror or error
         raise ResumableError(f"{place}: {reason}; see to the disk, then go on with {again}") from error
-    print(f"stopped; nothing is lost\ngo on:      {again}")
+    lost = "nothing is lost" if search.base[0].keeps_state else "runs that had begun start anew"
+    print(f"stopped; {lost}\ngo on:      {again}")
     return ResumableError.exit_status
 
 

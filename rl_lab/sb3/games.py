@@ -19,16 +19,16 @@ from rl_lab.errors import LabError
 
 
 def learn(model: BaseAlgorithm, env: AtariVectorEnv, steps: int, total_steps: int, report: Callable[[], None]) -> None:
-    """One `learn` of SB3, which resets the new `env` first; `report` is called after each step.
+    """One `learn` of SB3, until `env.steps` is `steps`; `report` is called after each step.
 
-    The model was built with `BenchGames`. Exactly `steps` are played where they are whole rounds of SB3's.
+    The model was built with `BenchGames`. `env.steps` ends there exactly where what is left are whole rounds of SB3's.
     """
     games = model.get_env()
     assert isinstance(games, BenchGames)
     games.attach(env, steps)
     model.set_env(games)  # makes SB3 forget its last observation and reset
     model.learn(
-        steps,
+        steps - env.steps,  # SB3 counts from here on
         callback=_PinAndReport(total_steps, report),
         # SB3 clears the values that metrics are read from whenever it writes its own log.
         log_interval=sys.maxsize,
@@ -55,7 +55,7 @@ class BenchGames(VecEnv):
         self._last_step = 0
 
     def attach(self, env: AtariVectorEnv, steps: int) -> None:
-        """Play `steps` agent steps of `env` from now on."""
+        """Play in `env` from now on, until it has made `steps` agent steps."""
         self._env = env
         self._last_step = steps
 

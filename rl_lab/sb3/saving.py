@@ -23,8 +23,8 @@ from rl_lab.untrusted import parse_json, read_torch_storages, read_zip
 STATE, LEARNER = "state.json", "learner.safetensors"
 _MODEL = "model.zip"
 _MAX_MODEL_BYTES = 256 << 20
-_MAX_SETTINGS_BYTES = 128 << 20
-"""The last observations are among them, twice: 75 kB a game."""
+_MAX_SETTINGS_BYTES = 16 << 20
+"""The last observations are among them, twice: 75 kB a game of some 200."""
 _MODEL_MEMBERS = (
     *("data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth"),
     *("_stable_baselines3_version", "system_info.txt"),

@@ -229,6 +229,9 @@ class Pool:
         return self.executor.room([*(child.run for child in self._running), *self._waiting])
 
     def _start(self, run: PlannedRun) -> None:
+        if not run.keeps_state and is_finished(run.directory):  # by another process, and would be made anew
+            self._finish(run)
+            return
         log = self._log(run)
         log.parent.mkdir(parents=True, exist_ok=True)
         is_resumed = run.can_go_on
@@ -280,7 +283,8 @@ class Pool:
         if not end.lost:
             self._failed_tries[run.directory] += 1
             return end.status not in _NOT_RETRIED and self._failed_tries[run.directory] <= self.retries
-        newest = next((path.name for path in reversed(checkpoints(run.directory))), "")
+        saved = checkpoints(run.directory) if run.keeps_state else []
+        newest = next((path.name for path in reversed(saved)), "")
         losses = self._losses.setdefault(run.directory, [])
         if newest not in losses:
             losses.clear()

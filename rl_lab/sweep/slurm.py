@@ -85,7 +85,8 @@ class Task:
         signal.set_wakeup_fd(noted, warn_on_full_buffer=False)  # Python writes the number of each signal there
         signal.signal(signal.SIGUSR2, on_warning)
         status = self.rl_lab(train_words(self.directory, self.flags, self.agent_file, keeps_state=self.keeps_state))
-        if is_asked and status == ResumableError.exit_status:
+        # A run without state would begin anew in each job, and come no further.
+        if is_asked and self.keeps_state and status == ResumableError.exit_status:
             leave()
         if status:
             sys.exit(status)
