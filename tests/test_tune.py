@@ -109,14 +109,15 @@ def in_a_folder_with_a_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     Path("steady.toml").write_text(TUNE)
 
 
-def searched(text: str = TUNE, runs: str = "runs", **changes: object) -> Search:
+def searched(
+    text: str = TUNE, runs: str = "runs", agent_files: Sequence[str] = ("steady.py",), **changes: object
+) -> Search:
     """The search of a tune, with other values of some of its keys."""
     for key, value in changes.items():
         (line,) = (line for line in text.splitlines() if line.startswith(f"{key} ="))
         text = text.replace(line, f"{key} = {value}")
     Path("steady.toml").write_text(text)
-    own_agent = ("steady.py",) if "steady.py" in text else ()
-    return plan_search(read_tune(Path("steady.toml")), Path(runs), own_agent)
+    return plan_search(read_tune(Path("steady.toml")), Path(runs), agent_files)
 
 
 def opened(search: Search) -> Study:
@@ -586,9 +587,9 @@ def test_a_mistake_is_one_line_that_says_what_is_allowed(
 def test_a_bound_that_no_experiment_can_have_is_named_before_anything_is_tried() -> None:
     text = TUNE.partition("[overrides]")[0].replace("steady.py", "dqn/quick")
     with pytest.raises(LabError, match=r"ranges\.agent\.batch_size: dqn/quick: batch_size is 0; allowed is"):
-        searched(f'{text}[ranges]\n"agent.batch_size" = {{low = 0, high = 64}}\n')
+        searched(f'{text}[ranges]\n"agent.batch_size" = {{low = 0, high = 64}}\n', agent_files=())
     with pytest.raises(LabError, match=r"ranges\.agent\.double is no number, so it has no low and high"):
-        searched(f'{text}[ranges]\n"agent.double" = {{low = 0, high = 1}}\n')
+        searched(f'{text}[ranges]\n"agent.double" = {{low = 0, high = 1}}\n', agent_files=())
 
 
 @pytest.mark.parametrize(
