@@ -2,7 +2,8 @@
 
 SWEEP is a name from `rl-lab list sweeps` (such as smoke) or the path of a TOML file. First the plan is shown, with its
 hours by a short measurement. Started again, a sweep does what is missing and nothing else: finished runs are left as
-they are, interrupted and failed ones go on from their checkpoints. Ctrl-C stops it so that nothing is lost.
+they are, interrupted and failed ones go on from their checkpoints, or start anew if their agent keeps no state. Ctrl-C
+stops it so that nothing is lost but that.
 
 With --ray (`pip install 'rl-lab[ray]'`) the runs are made by a Ray cluster that this machine is part of: --ray auto,
 or the address that `ray start` printed; --ray local is this machine alone. Nodes need the same rl-lab, and share no
