@@ -112,7 +112,7 @@ def test_another_number_of_quantiles_is_refused_in_one_line(tmp_path: Path) -> N
     (tmp_path / "model.zip").write_bytes(new_agent(replace(small_config(), quantiles=5)).save()["model.zip"])
     with pytest.raises(LabError, match=r"allowed is .* sb3-contrib's CnnPolicy with 4 actions and 8 quantiles$"):
         new_agent().load(in_folder(tmp_path))
-    with pytest.raises(LabError, match="quantiles is 0; allowed is 1 or more"):
+    with pytest.raises(LabError, match="quantiles is 0; allowed is 1 to 1000"):
         replace(small_config(), quantiles=0)
 
 

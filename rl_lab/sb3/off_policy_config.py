@@ -47,9 +47,8 @@ class OffPolicyConfig(AgentConfig):
     def __post_init__(self) -> None:
         require_between(self, 0, 1, "discount", "epsilon_start", "epsilon_end")
         require_positive(self, "learning_rate")
-        require_at_least(
-            self, 1, "n_step", "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps"
-        )
+        require_between(self, 1, 1_000, "n_step")  # SB3 gathers as many rewards for each transition of a batch
+        require_at_least(self, 1, "replay_capacity", "batch_size", "learning_starts_steps", "update_every_steps")
         require_at_least(self, 1, "target_update_steps")
         require_at_least(self, 0, "epsilon_decay_steps", "max_gradient_norm")
         require_one_of(self, ("sb3", "lean"), "replay")
@@ -79,11 +78,6 @@ def check_fit(config: OffPolicyConfig, task: Task) -> None:
             raise LabError(
                 f"{field} is {getattr(config, field)} with {task.num_games} games; allowed is at least 1 a game"
             )
-    if task.total_steps and config.n_step > config.replay_capacity // task.num_games:
-        raise LabError(
-            f"n_step is {config.n_step} and replay_capacity {config.replay_capacity} with {task.num_games} games; "
-            "allowed is a replay that holds n_step transitions of each game or more"
-        )
     require_whole_rounds(task.total_steps, "the budget is", steps_per_round(config, task))
     require_whole_rounds(task.iteration_steps, "the steps of an iteration are", steps_per_round(config, task))
 

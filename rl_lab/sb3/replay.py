@@ -51,7 +51,7 @@ def require_learning_memory(replay: str, storage: str, capacity: int, batch_size
         advice = "use --agent.replay-capacity, --agent.batch-size or --agent.replay lean"
     require_memory(
         capacity * (observation_bytes + _BYTES_BESIDE_OBSERVATIONS) + batch_size * _BYTES_IN_A_BATCH,
-        f"stable-baselines3's replay of {capacity:,} transitions ({what}), with batches of {batch_size:,},",
+        f"stable-baselines3 with batches of {batch_size:,} and a replay of {capacity:,} transitions ({what})",
         advice,
         fills_later=True,
     )
