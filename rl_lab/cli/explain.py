@@ -31,12 +31,11 @@ def explain(
     width = min(shutil.get_terminal_size((_WIDEST, 0)).columns, _WIDEST)
     on = ", ".join(switch.name for switch in config.agent.switches_on) or "no switches"
     yield from _paragraph(f"{config.name} on {config.game}: {config.agent.name} with {on}", width)
-    comments = comments_beside(path, agent=plain.agent.name, keeps_protocol="protocol.name" not in flags)
-    opening = toml_comments(path)[""]
-    if opening and "name" in comments:  # of another agent it does not speak
+    if opening := toml_comments(path)[""]:
         yield ""
         yield from _paragraph(opening, width)
 
+    comments = comments_beside(path, agent=plain.agent.name, keeps_protocol="protocol.name" not in flags)
     values = config.values()
     sources = _sources(plain, comments) | _overrides(values, plain.values(), _causes(comments, turned_off, flags))
     for heading, keys in _groups(config).items():
