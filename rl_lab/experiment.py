@@ -19,6 +19,8 @@ from rl_lab.system import DEVICES, MAX_THREADS
 
 DEFAULT_CONFIG = "dqn/quick"
 """The experiment that is meant where none is named."""
+DEFAULT_RUNS = Path("runs")
+"""Where `rl-lab train` keeps runs."""
 WITHOUT_FLAG = {"protocol.evaluation_episodes": "evaluation_episodes"}
 """The fields that no flag sets, with the one that runs go by in place of each."""
 

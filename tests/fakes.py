@@ -1,7 +1,8 @@
-"""A game of the tests' own, small enough that learning it takes seconds and its optimum is known; and a metric log."""
+"""A game of the tests' own, small enough to be learned in seconds, with a known optimum; a metric log; a terminal."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -114,3 +115,10 @@ class EveryStep:
 
     def histogram(self, tag: str, values: NDArray[np.floating[Any]]) -> None:
         self.histograms[tag] = values
+
+
+class Terminal(io.StringIO):
+    """Keeps what is printed."""
+
+    def isatty(self) -> bool:
+        return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from pathlib import Path
 
@@ -10,14 +9,10 @@ import pytest
 
 from rl_lab.cli.progress import BarReporter
 from rl_lab.curves import Progress
+from tests.fakes import Terminal
 from tests.tiny import tiny_experiment
 
 POINT = Progress(100, 400, 545.0, epsilon=0.05, mean_return=-0.03, human_normalized=0.5)
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def shown(monkeypatch: pytest.MonkeyPatch, columns: int = 200, runs: str = "runs") -> list[str]:

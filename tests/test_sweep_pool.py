@@ -18,6 +18,7 @@ from rl_lab.cli.sweep_progress import SweepScreen
 from rl_lab.records import Status
 from rl_lab.sweep.plan import PlannedRun
 from rl_lab.sweep.pool import End, Failure, LocalProcesses, Pool, Process, SweepOutcome
+from tests.fakes import Terminal
 from tests.tiny import tiny_experiment
 
 CHILD = """
@@ -266,11 +267,6 @@ def test_no_process_outlives_a_sweep_whose_output_nobody_reads() -> None:
     with pytest.raises(BrokenPipeError):
         make(f"{write_pid}; time.sleep(600)", Watcher(leave))
     assert not psutil.pid_exists(int(Path("pid").read_text()))
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def test_a_terminal_shows_a_table_of_what_is_going_on_and_lines_above_it(monkeypatch: pytest.MonkeyPatch) -> None:

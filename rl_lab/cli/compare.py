@@ -7,6 +7,7 @@ of one file, --plots its pictures.
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,36 +30,7 @@ _RESAMPLING_SEED = 0
 
 def main(parser: Parser, arguments: Sequence[str]) -> int:
     """`rl-lab compare`."""
-    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="runs, or folders that hold runs")
-    parser.add_argument(
-        "--reference", action="append", default=[], metavar="NAME", help="a published agent or curve; may be repeated"
-    )
-    parser.add_argument("--games", nargs="+", default=[], metavar="GAME", help="only these (default: all)")
-    parser.add_argument(
-        "--at-frames", type=int, metavar="INTEGER", help="evaluations after so many frames (default: the last ones)"
-    )
-    parser.add_argument(
-        "--normalize", default=DEFAULT_TABLE, metavar="TABLE", help=f"human scores: {', '.join(TABLE_NAMES)}"
-    )
-    parser.add_argument("--format", default="text", metavar="NAME", help=", ".join(FORMATS))
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report of one file, pictures included")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write each picture as PNG and SVG")
-    parser.add_argument("--sweep", metavar="NAME", help="say which of this sweep's runs are not finished")
-    parser.add_argument(
-        "--agent", action="append", default=[], metavar="FILE", help="with --sweep: your agent's .py file: it is run"
-    )
-    parser.add_argument("--mixed", action="store_true", help="show what does not compare together, marked")
-    options = parser.parse_all(arguments)
-    if options.format not in FORMATS:
-        raise LabError(
-            f"no format {options.format!r}{did_you_mean(options.format, FORMATS)} (allowed: {', '.join(FORMATS)})"
-        )
-    if options.agent and options.sweep is None:
-        raise LabError(f"--agent {options.agent[0]} is for the runs of a --sweep; give its name, or leave --agent out")
-    if options.html is not None:
-        require_writable_file(options.html)
-    if options.plots is not None:
-        require_writable_folder(options.plots)
+    options = _parse(parser, arguments)
     table = score_table(options.normalize)
     references, curves = published(options.reference)
     tunes = _tunes_below(options.paths)
@@ -97,6 +69,41 @@ def main(parser: Parser, arguments: Sequence[str]) -> int:
         )
     print(FORMATS[options.format](comparison))
     return 0
+
+
+def _parse(parser: Parser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The arguments; LabError for what can be told to be wrong before a run is read."""
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="runs, or folders that hold runs")
+    parser.add_argument(
+        "--reference", action="append", default=[], metavar="NAME", help="a published agent or curve; may be repeated"
+    )
+    parser.add_argument("--games", nargs="+", default=[], metavar="GAME", help="only these (default: all)")
+    parser.add_argument(
+        "--at-frames", type=int, metavar="INTEGER", help="evaluations after so many frames (default: the last ones)"
+    )
+    parser.add_argument(
+        "--normalize", default=DEFAULT_TABLE, metavar="TABLE", help=f"human scores: {', '.join(TABLE_NAMES)}"
+    )
+    parser.add_argument("--format", default="text", metavar="NAME", help=", ".join(FORMATS))
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report of one file, pictures included")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write each picture as PNG and SVG")
+    parser.add_argument("--sweep", metavar="NAME", help="say which of this sweep's runs are not finished")
+    parser.add_argument(
+        "--agent", action="append", default=[], metavar="FILE", help="with --sweep: your agent's .py file: it is run"
+    )
+    parser.add_argument("--mixed", action="store_true", help="show what does not compare together, marked")
+    options = parser.parse_all(arguments)
+    if options.format not in FORMATS:
+        raise LabError(
+            f"no format {options.format!r}{did_you_mean(options.format, FORMATS)} (allowed: {', '.join(FORMATS)})"
+        )
+    if options.agent and options.sweep is None:
+        raise LabError(f"--agent {options.agent[0]} is for the runs of a --sweep; give its name, or leave --agent out")
+    if options.html is not None:
+        require_writable_file(options.html)
+    if options.plots is not None:
+        require_writable_folder(options.plots)
+    return options
 
 
 def _tunes_below(paths: Sequence[Path]) -> list[Path]:

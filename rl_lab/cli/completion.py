@@ -33,9 +33,10 @@ def complete() -> int:
     arguments = words[int(os.environ["_ARGCOMPLETE"]) :]  # it counts the words of the program: `python -m rl_lab` is 3
     if arguments[:1] == ["train"]:
         from rl_lab.cli import train
+        from rl_lab.cli.supervise import goes_on
 
         parser = _Completing(prog="rl-lab train", allow_abbrev=False)
-        if train.goes_on(arguments):
+        if goes_on(arguments):
             train.add_resume_flags(parser)
             parser.parse_all(arguments[1:])
         train.parse(parser, arguments[1:], load=_load_experiment)

@@ -45,6 +45,11 @@ def without_supervision(arguments: Sequence[str]) -> list[str]:
     return parser.parse_known_args(arguments)[1]
 
 
+def goes_on(arguments: Sequence[str]) -> bool:
+    """Whether the arguments of `rl-lab train` name a run to go on with."""
+    return any(argument.partition("=")[0] == "--resume" for argument in arguments)
+
+
 def supervise(
     arguments: Sequence[str],
     run_directory: Path,
@@ -63,7 +68,7 @@ def supervise(
         raise LabError(f"restarts are {restarts}; allowed is 0 or more")
     config, record = run_directory / "config.toml", run_directory / "status.json"
     config_before, record_before = _identity(config), _identity(record)
-    is_resumed = any(argument.partition("=")[0] == "--resume" for argument in arguments)
+    is_resumed = goes_on(arguments)
     resume = arguments if is_resumed else ("--resume", str(run_directory), *resume_flags)
     again = resume if keeps_state else (*arguments, "--overwrite")
     how = f"resuming {run_directory}" if keeps_state else f"starting {run_directory} anew"

@@ -22,10 +22,10 @@ from rl_lab.cli.config_flags import add_flags, apply_flags
 from rl_lab.cli.explain import explain
 from rl_lab.cli.main import Parser
 from rl_lab.cli.progress import evaluation_line, reporter
-from rl_lab.cli.supervise import add_supervision, supervise, without_supervision
+from rl_lab.cli.supervise import add_supervision, goes_on, supervise, without_supervision
 from rl_lab.config import value_text
 from rl_lab.errors import LabError, ResumableError
-from rl_lab.experiment import DEFAULT_CONFIG, WITHOUT_FLAG, ExperimentConfig, config_path, load_experiment
+from rl_lab.experiment import DEFAULT_CONFIG, DEFAULT_RUNS, WITHOUT_FLAG, ExperimentConfig, config_path, load_experiment
 from rl_lab.run import run_directory
 from rl_lab.switches import Value
 from rl_lab.training import Conduct, Outcome, resume_experiment, run_experiment
@@ -84,11 +84,6 @@ def _resume(parser: Parser, arguments: Sequence[str]) -> int:
         options.resume, total_steps=options.total_steps, agent_file=options.agent, conduct=_conduct(options)
     )
     return _print_outcome(outcome, outcome.run)
-
-
-def goes_on(arguments: Sequence[str]) -> bool:
-    """Whether the arguments of `rl-lab train` name a run to go on with."""
-    return any(argument.partition("=")[0] == "--resume" for argument in arguments)
 
 
 def add_resume_flags(parser: Parser) -> None:
@@ -160,7 +155,7 @@ def parse(parser: Parser, arguments: Sequence[str], load: Callable[..., Experime
 
     parser.add_argument("config", nargs="?", metavar="CONFIG", help=f"comes first (default: {DEFAULT_CONFIG})")
     parser.add_argument(
-        "--runs", "--runs-dir", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs are kept (runs)"
+        "--runs", "--runs-dir", type=Path, default=DEFAULT_RUNS, metavar="FOLDER", help="where runs are kept (runs)"
     )
     parser.add_argument("--resume", type=Path, metavar="RUN", help=_RESUME_HELP)
     parser.add_argument("--overwrite", action="store_true", help="delete the run directory if it exists")

@@ -135,10 +135,10 @@ def expand(sweep: Sweep, runs: Path, agent_files: Sequence[str] = (), *, suffix:
         # Of the values as the experiment has them: 0 and 0.0 are one.
         chosen = {key: config.values()[key] for key in cell}
         config = dataclasses.replace(config, name=config.name + suffix + _suffix(chosen))
+        goes_on = keeps_state(config.agent.name)
         for game, seed in itertools.product(games, sweep.seeds):
             one = dataclasses.replace(config, game=game, seed=seed)
             own = (f"--name={one.name}", f"--game={game}", f"--seed={seed}", f"--runs={runs}")
-            goes_on = keeps_state(one.agent.name)
             run = PlannedRun(one, run_directory(runs, one), (*flags, *own), agent_file, keeps_state=goes_on)
             if run.directory in planned:
                 raise LabError(

@@ -20,7 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances, plot_slice
 
-from rl_lab.experiment import ExperimentConfig
+from rl_lab.experiment import DEFAULT_RUNS, ExperimentConfig
 from rl_lab.records import tuned_suffix, tuning_seeds
 from rl_lab.report.output import write_file
 from rl_lab.tune.plan import IMPORTANCES, LEAST_FOR_IMPORTANCES, REASON, STATES, Search
@@ -29,8 +29,6 @@ from rl_lab.tune.study import in_state
 _SCORE = "human-normalized score"
 _TABLE = "trials.csv"
 _BEST = "best.toml"
-_DEFAULT_RUNS = Path("runs")
-"""Where `rl-lab train` keeps its runs."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def _train_command(search: Search) -> str:
     """Its runs go where the tune's mark is seen."""
     name = search.experiment.agent.name
     own_agent = ["--agent", name] if name.endswith(".py") else []
-    own_runs = [] if search.runs == _DEFAULT_RUNS else ["--runs", str(search.runs)]
+    own_runs = [] if search.runs == DEFAULT_RUNS else ["--runs", str(search.runs)]
     return shlex.join(["rl-lab", "train", str(search.folder / _BEST), *own_agent, *own_runs])
 
 
